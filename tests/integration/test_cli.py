@@ -1,0 +1,336 @@
+"""The `zmdp` command as a user runs it: real processes, real sockets, real signals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+LIMIT = 60
+
+CLASH = """
+from cli_handlers import echo
+from zmdp_trio import service
+
+@service("echo")
+async def other(payload):
+    return 1
+"""
+
+
+class Cluster(NamedTuple):
+    """A broker, a worker that offers cli_handlers.py, and a folder."""
+
+    endpoint: str
+    worker: subprocess.Popen[bytes]
+    folder: Path
+
+
+def _arguments(cwd: Path, *arguments: str, **settings: str) -> dict[str, Any]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ZMDP_")}
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "COLUMNS": "120"} | settings
+    return {"args": [sys.executable, "-m", "zmdp_trio", *arguments], "cwd": cwd, "env": environment}
+
+
+@contextmanager
+def start(cwd: Path, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `zmdp` and end it with the block, or after LIMIT: then what waits for its output sees the end of it."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(**_arguments(cwd, *arguments, **settings), **pipes) as process:
+        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def run(cwd: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    done = subprocess.run(**_arguments(cwd, *arguments), input=stdin, capture_output=True, timeout=LIMIT, check=False)
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def line_with(pipe: IO[bytes] | None, text: str) -> str:
+    """Wait for a line that holds `text`."""
+    assert pipe is not None
+    for line in pipe:
+        if text in line.decode():
+            return line.decode()
+    raise AssertionError(f"the process ended without saying {text!r}")
+
+
+@contextmanager
+def start_broker(cwd: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    with start(cwd, "broker", "--bind", "tcp://127.0.0.1:*", "--json") as broker:
+        yield broker, json.loads(line_with(broker.stdout, "endpoints"))["endpoints"][0]
+
+
+@contextmanager
+def start_worker(cwd: Path, module: str, endpoint: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    with start(cwd, "worker", module, "--connect", endpoint, **settings) as worker:
+        line_with(worker.stdout, "offering")
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with start_broker(folder) as (_, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+        yield Cluster(endpoint, worker, folder)
+
+
+def ask(cluster: Cluster, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return run(cluster.folder, *arguments, "--connect", cluster.endpoint, stdin=stdin)
+
+
+def test_help_tells_of_every_command_and_exit_code(tmp_path: Path) -> None:
+    text = run(tmp_path, "--help").stdout.decode()
+    for word in ("broker", "worker", "call", "stream", "demo", "Exit codes:", "130"):
+        assert word in text
+
+
+def test_help_imports_nothing_that_only_a_subcommand_needs(tmp_path: Path) -> None:
+    code = "import sys, zmdp_trio.cli._commands as c; c.run(['--help']); print(*sorted(sys.modules))"
+    command = {**_arguments(tmp_path), "args": [sys.executable, "-c", code]}
+    modules = subprocess.run(**command, capture_output=True, check=True).stdout.decode().split()
+    assert not {"rich", "asyncio"} & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "reply"),
+    [
+        (["echo"], b"", b"null\n"),
+        (["echo", '{"a": [1, 2.5, "x"]}'], b"", b'{"a":[1,2.5,"x"]}\n'),
+        (["echo", "-"], b'"from stdin"', b'"from stdin"\n'),
+        (["echo", "@payload.json"], b"", b'{"from":"a file"}\n'),
+        (["echo", "--file", "payload.json"], b"", b'{"from":"a file"}\n'),
+        (["echo", "--file", "-"], b"[]", b"[]\n"),
+        (["echo", "--raw", "h\u00e9"], b"", "h\u00e9".encode()),
+        (["echo", "--raw", "-"], b"\x00\xff\n", b"\x00\xff\n"),
+        (["echo", "--raw", "@payload.json"], b"", b'{"from": "a file"}'),
+        (["echo", "--json", "--raw", "hi"], b"", b'{"reply":"aGk=","encoding":"base64"}\n'),
+        (["echo", "--json", "1"], b"", b'{"reply":1}\n'),
+        (["headers", "--header", "a=b=c", "--header", "x="], b"", b'{"a":"b=c","x":""}\n'),
+        (["odd"], b"", b'{"1":"Ynl0ZXM=","nested":[null]}\n'),
+        (["steps"], b"", b'"done"\n'),
+    ],
+)
+def test_call(cluster: Cluster, arguments: list[str], stdin: bytes, reply: bytes) -> None:
+    (cluster.folder / "payload.json").write_text('{"from": "a file"}')
+    done = ask(cluster, "call", *arguments, stdin=stdin)
+    assert (done.returncode, done.stdout, done.stderr) == (0, reply, b"")
+
+
+def test_call_shows_partial_replies_if_asked(cluster: Cluster) -> None:
+    done = ask(cluster, "call", "steps", "--partials")
+    assert (done.stdout, done.stderr) == (b'"done"\n', b'partial reply: {"progress":0.5}\n')
+
+
+def test_call_passes_the_deadline_on(cluster: Cluster) -> None:
+    done = ask(cluster, "call", "left", "--deadline", "20")
+    assert 10 < float(done.stdout) <= 20
+
+
+def test_stream(cluster: Cluster) -> None:
+    done = ask(cluster, "stream", "count", "3")
+    assert (done.returncode, done.stdout) == (0, b"0\n1\n2\n")
+    assert done.stderr == b'final reply: {"counted":3}\n'
+
+
+def test_stream_of_bytes_is_those_bytes(cluster: Cluster) -> None:
+    done = ask(cluster, "stream", "chunks")
+    assert done.stdout == b"one\n\x00\xff\n"
+
+
+def test_stream_for_programs(cluster: Cluster) -> None:
+    lines = [json.loads(line) for line in ask(cluster, "stream", "--json", "chunks").stdout.splitlines()]
+    assert lines[0] == {"partial": "b25lCg==", "encoding": "base64"}
+    assert lines[-1] == {"final": {"chunks": 2}}
+
+
+def test_what_came_before_an_error_is_printed(cluster: Cluster) -> None:
+    done = ask(cluster, "stream", "half")
+    assert (done.returncode, done.stdout) == (9, b"1\n")
+    assert b"RESOURCE_EXHAUSTED: that is all" in done.stderr
+
+
+def test_many_small_replies_stay_in_order(cluster: Cluster) -> None:
+    done = ask(cluster, "stream", "count", "20000")
+    assert done.stdout == b"".join(b"%d\n" % i for i in range(20000))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nobody"], 4, ["NOT_FOUND", "nobody", "zmdp worker MODULE"]),
+        (["refuse"], 6, ["PERMISSION_DENIED: not today", '{"day":"Sunday"}']),
+        (["broken"], 3, ["INTERNAL", "RuntimeError"]),
+        (["count", '"x"'], 5, ["INVALID_ARGUMENT"]),
+        (["silent", '"t"', "--deadline", "0.2"], 7, ["DEADLINE_EXCEEDED", "--deadline"]),
+        (["silent", '"t"', "--timeout", "0.2"], 7, ["DEADLINE_EXCEEDED", "--timeout"]),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(
+    cluster: Cluster, arguments: list[str], status: int, words: list[str]
+) -> None:
+    done = ask(cluster, "call", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (status, b"", 1)
+    assert done.stderr.startswith(b"zmdp: ")
+    assert [word for word in words if word not in done.stderr.decode()] == []
+    assert b"secret" not in done.stderr
+    machine = ask(cluster, "call", "--json", *arguments)
+    assert machine.returncode == status
+    assert json.loads(machine.stdout)["error"]["code"] in done.stderr.decode()
+
+
+def test_no_broker(tmp_path: Path) -> None:
+    done = run(tmp_path, "call", "echo", "--connect", "tcp://127.0.0.1:9")
+    assert done.returncode == 8
+    assert b"zmdp broker" in done.stderr
+    assert b"tcp://127.0.0.1:9" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["call", "echo", "{bad"], ["not JSON", "--raw"]),
+        (["call", "echo", "@missing.json"], ["missing.json", "No such file"]),
+        (["call", "echo", "1", "--file", "x"], ["not both"]),
+        (["call", "echo", "--connect", "localhost:5555"], ["not an endpoint"]),
+        (["call", "echo", "--connect", "tcp://localhost:99999"], ["tcp://HOST:PORT"]),
+        (["call", "echo", "--timeout", "-1"], ["seconds"]),
+        (["call", "echo", "--header", "x"], ["NAME=VALUE"]),
+        (["broker", "--bind", "tcp://nowhere"], ["tcp://HOST:PORT"]),
+        (["broker", "--bind", "tcp://192.0.2.1:5555"], ["192.0.2.1"]),
+        (["worker", "missing_module"], ["no module 'missing_module'"]),
+        (["worker", "missing.module"], ["no module 'missing.module'"]),
+        (["worker", "clash.py"], ["without .py"]),
+        (["worker", "cli_handlers:missing"], ["has no 'missing'"]),
+        (["worker", "cli_handlers:failing"], ["LookupError", "none today"]),
+        (["worker", "cli_handlers:nothing"], ["holds no services"]),
+        (["worker", "json"], ["holds no services"]),
+        (["worker", "clash"], ["two services named 'echo'"]),
+        (["worker", "faulty"], ["ZeroDivisionError", "faulty.py", "line 2"]),
+        (["demo", "missing.bin"], ["missing.bin"]),
+    ],
+)
+def test_wrong_use(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    (tmp_path / "clash.py").write_text(CLASH)
+    (tmp_path / "faulty.py").write_text("x = 0\n1 / x\n")
+    done = run(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert [word for word in words if word not in done.stderr.decode()] == []
+
+
+def test_a_bound_endpoint_is_taken(cluster: Cluster, tmp_path: Path) -> None:
+    done = run(tmp_path, "broker", "--bind", cluster.endpoint)
+    assert done.returncode == 2
+    assert b"in use" in done.stderr.lower()
+
+
+def test_worker_takes_what_a_function_returns(cluster: Cluster, tmp_path: Path) -> None:
+    arguments = ("worker", "cli_handlers:chosen", "--connect", cluster.endpoint, "--json")
+    with start(tmp_path, *arguments) as worker:
+        assert json.loads(line_with(worker.stdout, "services"))["services"] == ["echo", "count"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("command", "service"), [("stream", "endless"), ("call", "silent")])
+def test_a_signal_cancels_the_handler(
+    cluster: Cluster, number: signal.Signals, status: int, command: str, service: str
+) -> None:
+    name = f"{command}-{status}"
+    with start(cluster.folder, command, service, json.dumps(name), "--connect", cluster.endpoint) as process:
+        line_with(process.stdout if command == "stream" else cluster.worker.stdout, name)
+        process.send_signal(number)
+        line_with(cluster.worker.stdout, f"left {name}")
+        assert (process.wait(LIMIT), process.stderr and process.stderr.read()) == (status, b"")
+
+
+@pytest.mark.parametrize("service", ["endless", "once"])
+def test_a_closed_pipe_cancels_the_handler(cluster: Cluster, service: str) -> None:
+    name = f"pipe-{service}"
+    with start(cluster.folder, "stream", service, json.dumps(name), "--connect", cluster.endpoint) as process:
+        assert process.stdout is not None
+        line_with(process.stdout, name)
+        process.stdout.close()
+        line_with(cluster.worker.stdout, f"left {name}")
+        assert (process.wait(LIMIT), process.stderr and process.stderr.read()) == (0, b"")
+
+
+def test_worker_and_broker_drain_at_the_first_signal(cluster: Cluster, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with start_broker(tmp_path) as (broker, endpoint):
+        with start_worker(HERE, "cli_handlers:patient", endpoint) as worker:
+            with start(tmp_path, "call", "patient", json.dumps(str(go)), "--connect", endpoint) as call:
+                line_with(worker.stdout, "entered")
+                worker.send_signal(signal.SIGTERM)
+                line_with(worker.stderr, "finishing")
+                go.touch()
+                line_with(call.stdout, "done")
+            assert worker.wait(LIMIT) == 0
+        broker.send_signal(signal.SIGTERM)
+        assert broker.wait(LIMIT) == 0
+
+
+def test_worker_ends_now_at_the_second_signal(cluster: Cluster, tmp_path: Path) -> None:
+    with start_broker(tmp_path) as (_, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+        with start(tmp_path, "call", "silent", '"x"', "--connect", endpoint) as call:
+            line_with(worker.stdout, "entered")
+            worker.send_signal(signal.SIGTERM)
+            line_with(worker.stderr, "finishing")
+            worker.send_signal(signal.SIGTERM)
+            line_with(worker.stdout, "left")
+            assert worker.wait(LIMIT) == 143
+            assert call.wait(LIMIT) == 8
+
+
+def test_worker_waiting_for_a_broker_ends_at_a_signal(cluster: Cluster) -> None:
+    with start(HERE, "worker", "cli_handlers", "--connect", "tcp://127.0.0.1:9") as worker:
+        line_with(worker.stderr, "waiting for a broker")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(LIMIT) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory figures from /proc")
+def test_a_large_file_streams_in_flat_memory(cluster: Cluster, tmp_path: Path) -> None:
+    size = 2**30
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    root = {"ZMDP_FILES_ROOT": str(tmp_path)}
+    with start_broker(tmp_path) as (broker, endpoint), start_worker(ROOT, "examples.files", endpoint, **root) as worker:
+        before = [_peak_memory(process) for process in (broker, worker)]
+        with start(tmp_path, "stream", "files.read", '{"path": "large"}', "--connect", endpoint) as stream:
+            assert stream.stdout is not None
+            digest = hashlib.sha256()
+            while data := stream.stdout.read(2**20):
+                digest.update(data)
+        assert digest.hexdigest() == _sha256_of_zeros(size)
+        growth = [_peak_memory(process) - old for process, old in zip((broker, worker), before, strict=True)]
+        assert max(growth) < 20 * 2**20
+
+
+def _peak_memory(process: subprocess.Popen[bytes]) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def _sha256_of_zeros(size: int) -> str:
+    digest, block = hashlib.sha256(), bytes(2**20)
+    for _ in range(size // len(block)):
+        digest.update(block)
+    return digest.hexdigest()

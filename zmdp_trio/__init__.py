@@ -1,0 +1,43 @@
+"""Brokered services for Trio: decorate a function, call it from anywhere, cancel it from anywhere.
+
+from zmdp_trio import open_client, serve_broker, serve_worker, service
+"""
+
+from __future__ import annotations
+
+from ._broker import Broker as Broker
+from ._broker import BrokerStatistics as BrokerStatistics
+from ._broker import ServiceStatistics as ServiceStatistics
+from ._broker import open_broker as open_broker
+from ._broker import serve_broker as serve_broker
+from ._client import Client as Client
+from ._client import ClientStatistics as ClientStatistics
+from ._client import ReplyStream as ReplyStream
+from ._client import open_client as open_client
+from ._errors import BrokerLost as BrokerLost
+from ._errors import Code as Code
+from ._errors import DeadlineExceeded as DeadlineExceeded
+from ._errors import InvalidArgument as InvalidArgument
+from ._errors import MessageTooLarge as MessageTooLarge
+from ._errors import Overloaded as Overloaded
+from ._errors import Reject as Reject
+from ._errors import RequestCancelled as RequestCancelled
+from ._errors import RequestError as RequestError
+from ._errors import RequestRejected as RequestRejected
+from ._errors import ServiceError as ServiceError
+from ._errors import ServiceNotFound as ServiceNotFound
+from ._errors import Unavailable as Unavailable
+from ._errors import WorkerLost as WorkerLost
+from ._request import Request as Request
+from ._request import SyncRequest as SyncRequest
+from ._service import Final as Final
+from ._service import Service as Service
+from ._service import service as service
+from ._settings import Settings as Settings
+from ._transport import EndpointError as EndpointError
+from ._worker import Worker as Worker
+from ._worker import WorkerStatistics as WorkerStatistics
+from ._worker import open_worker as open_worker
+from ._worker import serve_worker as serve_worker
+
+__version__ = "0.1.0"

@@ -1,0 +1,391 @@
+"""Clients: call services, and read their replies."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self, Unpack
+
+import attrs
+import trio
+
+from . import _payload
+from ._core.client import Call, CallState, ClientMachine
+from ._core.uplink import Identity
+from ._engine import DialEngine, clock
+from ._errors import InvalidArgument, RequestCancelled, RequestError
+from ._nursery import open_plain_nursery
+from ._settings import Overrides, Settings, settings_with
+from ._wire.commands import Partial, Request
+
+#: A reader of replies that came in advance lets others run at least this often, in replies.
+YIELD_EVERY: Final = 16
+
+#: Stands for "not given" where None means "none".
+_DEFAULT: Any = object()
+
+
+@attrs.frozen
+class ClientStatistics:
+    """A client's numbers at one moment."""
+
+    #: Requests that wait for a connection to a broker.
+    waiting: int
+    #: Requests that a broker has, and that have no outcome.
+    outstanding: int
+    #: Requests started so far.
+    started: int
+    #: Replies that came for requests that had ended already.
+    late_replies: int
+    #: Messages that came twice.
+    duplicates: int
+    #: Messages and commands of brokers that were not to be expected.
+    protocol_errors: int
+    #: Deadlines that are watched.
+    timers: int
+
+
+class Client:
+    """Calls services; made by `open_client`.  Any number of tasks may use one at once."""
+
+    def __init__(self, brokers: tuple[str, ...], name: str, settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+        self._machine = ClientMachine(Identity(secrets.token_bytes(16), name), settings)
+        self._engine = DialEngine(self._machine, self._act, settings)
+        for broker in brokers:
+            self._machine.add(broker)
+        self._token = trio.lowlevel.current_trio_token()
+        self._abandoned: list[Call] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"outstanding={len(self._machine.calls())}"
+        return f"<Client {self.name} {state}>"
+
+    # ---- calls
+
+    async def request(
+        self,
+        service: str,
+        payload: Any = None,
+        *,
+        timeout: float | None = _DEFAULT,  # noqa: ASYNC109  the wire's own limit, no cancel scope
+        deadline: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: int = 0,
+        worker: str | None = None,
+        on_partial: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Call a service, and return its final reply.
+
+        Cancelling this call, or leaving it in whatever way, cancels the handler.
+
+        Args:
+            service: the name of the service.
+            payload: bytes-like values travel as they are, anything else as MessagePack.
+            timeout: seconds that may pass without any reply; by default 60, None for no limit.
+            deadline: when the handler's time is over, a time on Trio's clock; by default that of the cancel scopes
+                around this call.  `math.inf` opts out.
+            headers: go to the handler as they are.
+            retry: how often the request may run again when its worker or broker is lost before a first partial reply.
+            worker: run it on the worker of this name, or not at all.
+            on_partial: called, and awaited if it is async, with each partial reply; without it they are dropped.
+
+        Raises:
+            RequestError: what went wrong, as its `code` and its subclass tell.
+        """
+        call = self._make_call(service, payload, timeout, deadline, headers, retry, worker, discards=on_partial is None)
+        stream = ReplyStream(self, call)
+        try:
+            await stream._start()
+            while (partial := await stream._next()) is not None:
+                assert on_partial is not None
+                result = on_partial(_payload.decode_reply(partial.content, partial.body, service))
+                if inspect.isawaitable(result):
+                    await result
+            return stream.final
+        finally:
+            stream.cancel()
+
+    def stream(
+        self,
+        service: str,
+        payload: Any = None,
+        *,
+        timeout: float | None = _DEFAULT,
+        deadline: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: int = 0,
+        worker: str | None = None,
+    ) -> ReplyStream:
+        """Call a service, and iterate over its partial replies.
+
+            async with client.stream("count", 3) as stream:
+                async for chunk in stream:
+                    ...
+            stream.final
+
+        Leaving the block cancels the handler, and so does dropping the stream: `async for chunk in client.stream(...)`
+        cancels at `break`.  The request is sent, and the deadline taken, at the first step.
+
+        Args and errors are those of `request`; errors are raised by the iteration.
+        """
+        return ReplyStream(self, self._make_call(service, payload, timeout, deadline, headers, retry, worker))
+
+    async def aclose(self) -> None:
+        """Cancel what is outstanding, and take leave of the brokers."""
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def statistics(self) -> ClientStatistics:
+        """Return the numbers of this moment."""
+        return ClientStatistics(**self._machine.statistics())
+
+    # ---- for ReplyStream
+
+    def _make_call(
+        self,
+        service: str,
+        payload: Any,
+        timeout: float | None,
+        deadline: float | None,
+        headers: Mapping[str, str] | None,
+        retry: int,
+        worker: str | None,
+        *,
+        discards: bool = False,
+    ) -> Call:
+        if self._closed:
+            raise trio.ClosedResourceError("the client is closed")
+        if timeout is _DEFAULT:
+            timeout = self.settings.timeout
+        _check_arguments(service, timeout, headers, retry)
+        content, body = _payload.encode(payload)
+        request = Request(0, service, content, body, 0, 0)
+        request.timeout = None if timeout is None or timeout == math.inf else timeout
+        if headers:
+            request.headers = dict(headers)
+        request.retry = retry
+        request.worker = worker
+        return Call(request, explicit_deadline=deadline, discards=discards)
+
+    def _act(self) -> None:
+        """Wake the callers that have something to look at."""
+        for call in self._machine.take_news():
+            if call.waiter is not None:
+                trio.lowlevel.reschedule(call.waiter)
+                call.waiter = None
+
+    def _abandon(self, call: Call) -> None:
+        """Cancel a call from wherever a stream was dropped: any thread, any moment."""
+        self._abandoned.append(call)
+        try:
+            self._token.run_sync_soon(self._reap, idempotent=True)
+        except trio.RunFinishedError:
+            pass
+
+    def _reap(self) -> None:
+        while self._abandoned:
+            self._cancel(self._abandoned.pop())
+
+    def _cancel(self, call: Call) -> None:
+        self._machine.cancel(call)
+        self._engine.wake()
+
+    # ---- life
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._machine.fail_all(RequestCancelled("the client was closed"))
+        self._machine.goodbye()
+        self._engine.close()
+
+
+def _check_arguments(service: str, timeout: float | None, headers: Mapping[str, str] | None, retry: int) -> None:
+    """Refuse what can't be sent.  Raises InvalidArgument, as the far side would for what it refuses."""
+    if not isinstance(service, str) or not service:
+        raise InvalidArgument(f"a service's name is a string of at least one character, not {service!r}")
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+        raise InvalidArgument(f"timeout must be seconds, 0 or more, or None, not {timeout!r}", service=service)
+    if not isinstance(retry, int) or retry < 0:
+        raise InvalidArgument(f"retry must be a whole number, 0 or more, not {retry!r}", service=service)
+    for name, value in (headers or {}).items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise InvalidArgument(f"headers are strings, not {name!r}: {value!r}", service=service)
+
+
+class ReplyStream:
+    """A request's partial replies, and then its final one.
+
+    Iterate over it, best inside `async with`; then `final` is the final reply.  One task may use it at a time.
+    """
+
+    def __init__(self, client: Client, call: Call) -> None:
+        self._client = client
+        self._call = call
+        self._taken = 0
+        self._raised = False
+
+    def __repr__(self) -> str:
+        return f"<ReplyStream of {self._call.request.service!r} {self._call.state.name.lower()}>"
+
+    @property
+    def service(self) -> str:
+        """The service that was asked."""
+        return self._call.request.service
+
+    @property
+    def final(self) -> Any:
+        """The final reply.
+
+        Raises:
+            RuntimeError: the stream has not ended.
+            RequestError: it ended with this error.
+        """
+        outcome = self._call.outcome
+        if outcome is None or self._call.inbox:
+            raise RuntimeError("the final reply has not come; iterate to the end first")
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return _payload.decode_reply(outcome.content, outcome.body, self.service)
+
+    async def __aenter__(self) -> Self:
+        if self._call.state is CallState.NEW:
+            await self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next partial reply; a checkpoint whenever it waits, and at least every 16 replies."""
+        call = self._call
+        if call.inbox:
+            self._taken += 1
+            if self._taken % YIELD_EVERY == 0:
+                await trio.lowlevel.checkpoint()
+            partial: Partial | None = self._take()
+        else:
+            if call.state is CallState.NEW:
+                await self._start()
+            partial = await self._next()
+        if partial is not None:
+            return _payload.decode_reply(partial.content, partial.body, call.request.service)
+        if isinstance(call.outcome, RequestError) and not self._raised:
+            self._raised = True
+            raise call.outcome
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        """Leave: the handler is cancelled, and what came is forgotten.  Does nothing when the stream has ended."""
+        call = self._call
+        if call.state in (CallState.SENT, CallState.WAITING) or call.inbox:
+            self._client._cancel(call)
+
+    async def aclose(self) -> None:
+        """Leave, as `cancel` does, and let others run."""
+        self.cancel()
+        await trio.lowlevel.checkpoint()
+
+    def __del__(self) -> None:
+        # May run in any thread and at any moment: only note the call, and wake the engine.
+        if self._call.state in (CallState.SENT, CallState.WAITING) or self._call.inbox:
+            self._client._abandon(self._call)
+
+    # ---- how it works
+
+    async def _start(self) -> None:
+        """Send the request; the caller's deadline goes along."""
+        call, client = self._call, self._client
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if client._closed:
+            raise trio.ClosedResourceError("the client is closed")
+        if call.deadline_is_callers:
+            call.deadline = trio.current_effective_deadline()
+        client._machine.start(call, now=clock())
+        client._engine.wake()
+
+    async def _next(self) -> Partial | None:
+        """Wait for the next partial reply, or for the outcome: then None."""
+        call, machine = self._call, self._client._machine
+        waited = False
+        while not call.inbox and call.outcome is None:
+            if call.waiter is not None:
+                raise trio.BusyResourceError("another task reads this stream")
+            waited = True
+            machine.wait(call, now=clock())
+            try:
+                await self._park()
+            finally:
+                machine.unwait(call)
+            self._look_at_deadline()
+        if not waited:
+            await trio.lowlevel.checkpoint()
+        return self._take() if call.inbox else None
+
+    def _take(self) -> Partial:
+        partial = self._client._machine.take(self._call)
+        self._client._engine.wake()
+        return partial
+
+    def _look_at_deadline(self) -> None:
+        """Tell the handler if the caller's deadline was moved."""
+        call = self._call
+        if call.deadline_is_callers and call.state is CallState.SENT:
+            deadline = trio.current_effective_deadline()
+            if deadline != call.deadline:
+                self._client._machine.move_deadline(call, deadline, now=clock())
+                self._client._engine.wake()
+
+    async def _park(self) -> None:
+        call = self._call
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            call.waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        call.waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+@asynccontextmanager
+async def open_client(
+    *brokers: str,
+    name: str | None = None,
+    settings: Settings | None = None,
+    **overrides: Unpack[Overrides],
+) -> AsyncIterator[Client]:
+    """Open a client for as long as the block runs.  It does not wait: a request waits for a connection.
+
+    Args:
+        brokers: endpoints of one broker or more; each may be away, and come back.
+        name: what handlers see as `request.peer`; by default random.
+        settings: limits and intervals; `overrides` replaces some, such as `timeout=5`.
+
+    Raises:
+        EndpointError: an endpoint is malformed.
+    """
+    if not brokers:
+        raise TypeError("give the endpoint of at least one broker")
+    all_settings = settings_with(settings, **overrides)
+    client = Client(tuple(dict.fromkeys(brokers)), name or f"client-{secrets.token_hex(4)}", all_settings)
+    async with open_plain_nursery() as nursery:
+        client._engine.open()
+        nursery.start_soon(client._engine.run)
+        try:
+            yield client
+        finally:
+            client._close()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,1 @@
+"""Sans-I/O machines: frames and `now` go in, frames and the next deadline come out."""

@@ -1,0 +1,5 @@
+"""The broker's machine."""
+
+from .job import Job as Job
+from .job import JobState as JobState
+from .machine import BrokerMachine as BrokerMachine

@@ -1,0 +1,281 @@
+"""From the queue to a worker, and what happens when either end of a job is lost."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from ..._errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    Overloaded,
+    RequestError,
+    RequestRejected,
+    ServiceNotFound,
+    Unavailable,
+    WorkerLost,
+)
+from ..._settings import Settings
+from ..._wire import commands as c
+from ..link import Link
+from ..timers import Timers
+from .job import Job, JobInput, JobState
+from .service import Offer, Service
+from .session import Session
+
+
+class Dispatcher:
+    """The jobs' side of the broker: services, their queues, and every change of a job's state."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.draining = False
+        self._services: dict[str, Service] = {}
+        self._timers: Timers[Any] = Timers()
+        self._dirty: list[Link] = []
+        self._next_job = 0
+
+    # ---- services
+
+    def _service(self, name: str) -> Service:
+        service = self._services.get(name)
+        if service is None:
+            service = self._services[name] = Service(name)
+        return service
+
+    def _forget_service(self, service: Service) -> None:
+        """Let go of a service that nobody offers, waits for, or lost lately."""
+        if service.unused and service not in self._timers and self._services.get(service.name) is service:
+            del self._services[service.name]
+
+    # ---- dispatch
+
+    def _dispatch(self, job: Job, now: float) -> None:
+        """Give a job to a worker, or let it wait."""
+        if job.deadline <= now:
+            self._expire(job)
+            return
+        offer = job.service.offer_for(job)
+        if offer is None:
+            self._enqueue(job, now)
+        else:
+            self._give(job, offer, now)
+
+    def _give(self, job: Job, offer: Offer, now: float) -> None:
+        job.step(JobInput.DISPATCH)
+        job.offer = offer
+        service, worker = job.service, offer.session
+        service.take_slot(offer)
+        service.running += 1
+        worker.held[job.id] = job
+        request = job.request
+        assert request is not None
+        request.id = job.id
+        request.peer = job.client.name
+        request.messages, request.bytes = job.messages, job.bytes
+        if job.deadline < math.inf:
+            request.left = job.deadline - now
+        worker.link.put(request, job.size)
+        if worker.link.outbox_bytes > self.settings.outbox:
+            self._choke(worker)
+
+    def _enqueue(self, job: Job, now: float, *, again: bool = False) -> None:
+        service, settings = job.service, self.settings
+        full = (
+            service.queued >= settings.queue_requests
+            or service.queued_bytes + job.size > settings.queue_bytes
+            or service.waiting(job.client) >= settings.client_queue
+        )
+        if full and not again:
+            self._refuse(job, self._overloaded(f"{service.queued:,} requests are waiting for {service.name!r}"))
+            return
+        service.enqueue(job, first=again)
+        appear = math.inf if service.served(job) else now + settings.appear
+        when = min(job.deadline, appear)
+        if when < math.inf:
+            self._timers.set(job, when)
+
+    def _feed(self, offer: Offer, now: float) -> None:
+        """Give a worker what waits, as long as it has free slots."""
+        service = offer.service
+        while offer.running < offer.slots and service.queued:
+            job = service.next_job(offer)
+            if job is None:
+                return
+            self._timers.cancel(job)
+            if job.deadline <= now:
+                self._expire(job)
+            else:
+                self._give(job, offer, now)
+
+    def _choke(self, worker: Session) -> None:
+        """Too much is queued for this worker: give it no more until it has read some."""
+        worker.choked = True
+        for offer in worker.offers.values():
+            offer.service.set_slots(offer, 0)
+
+    def _unchoke(self, worker: Session, now: float) -> None:
+        worker.choked = False
+        for offer in worker.offers.values():
+            offer.service.set_slots(offer, offer.lease)
+            self._feed(offer, now)
+
+    # ---- the end of a job
+
+    def _settle(self, job: Job, event: JobInput, now: float) -> None:
+        """A worker is done with a job, one way or another: its slot is free for the next."""
+        offer = self._withdraw(job)
+        self._end(job, event)
+        if offer.service.queued:
+            self._feed(offer, now)
+
+    def _withdraw(self, job: Job) -> Offer:
+        """Take a job away from its worker."""
+        offer, service = job.offer, job.service
+        assert offer is not None
+        del offer.session.held[job.id]
+        if job.state is JobState.RUNNING:
+            service.running -= 1
+        else:
+            service.cancelling -= 1
+        service.free_slot(offer)
+        job.offer = None
+        return offer
+
+    def _end(self, job: Job, event: JobInput) -> None:
+        if job.state is not JobState.CANCELLING:
+            del job.client.requests[job.client_id]
+        job.step(event)
+        job.request = None
+        service = job.service
+        if not service.offers:
+            self._forget_service(service)
+
+    def _tell(self, job: Job, error: RequestError) -> None:
+        """Send a job's client an error of the broker's own."""
+        details = b"" if error.details is None else msgspec.msgpack.encode(error.details)
+        job.client.link.put(c.Error(job.client_id, error.code.value, error.reason, error.message, details))
+
+    def _refuse(self, job: Job, error: RequestError) -> None:
+        job.service.counters.refused += 1
+        self._tell(job, error)
+        self._end(job, JobInput.REFUSE)
+
+    def _expire(self, job: Job) -> None:
+        job.service.counters.expired += 1
+        self._tell(job, DeadlineExceeded("the deadline passed before a worker was free"))
+        self._end(job, JobInput.EXPIRE)
+
+    def _leave(self, job: Job, now: float) -> None:
+        """The caller has left: drop the job, or have its worker cancel it."""
+        if job.state is JobState.QUEUED:
+            self._timers.cancel(job)
+            job.service.dequeue(job)
+            job.service.counters.cancelled += 1
+            self._end(job, JobInput.CANCEL)
+            return
+        del job.client.requests[job.client_id]
+        job.step(JobInput.CANCEL)
+        job.request = None
+        job.service.running -= 1
+        job.service.cancelling += 1
+        assert job.offer is not None
+        job.offer.session.link.put(c.Cancel(job.id))
+
+    # ---- time
+
+    def _move_deadline(self, job: Job, deadline: float) -> None:
+        job.deadline = deadline
+        if job.state is JobState.QUEUED and (deadline < math.inf or job in self._timers):
+            self._timers.set(job, deadline)
+
+    def _on_job_timer(self, job: Job, now: float) -> None:
+        """A queued job's deadline has come, or no worker has."""
+        job.service.dequeue(job)
+        if job.deadline <= now:
+            self._expire(job)
+        elif job.service.served(job):
+            self._enqueue(job, now, again=True)
+        elif job.retries and job.service.lost_at is not None:
+            job.retries -= 1
+            self._enqueue(job, now, again=True)
+        else:
+            self._refuse(job, self._absent(job))
+
+    def _absent(self, job: Job) -> RequestError:
+        name = job.service.name
+        if job.wanted is not None:
+            return ServiceNotFound(f"no worker {job.wanted!r} offers {name!r}")
+        if job.service.lost_at is not None:
+            return Unavailable(f"the last worker that offered {name!r} was lost")
+        return ServiceNotFound(f"no worker offers {name!r}")
+
+    # ---- workers that leave
+
+    def _remove_worker(self, session: Session, now: float, *, lost: bool) -> None:
+        """A worker is gone for good: its jobs run again where they may, and are lost where not."""
+        self._remove_offers(session, now, lost=lost)
+        for job in list(session.held.values()):
+            cancelling = job.state is JobState.CANCELLING
+            self._withdraw(job)
+            if cancelling:
+                job.service.counters.cancelled += 1
+                self._end(job, JobInput.LOSE)
+            elif job.retries and not job.partials:
+                job.retries -= 1
+                self._again(job, now)
+            else:
+                job.service.counters.lost += 1
+                self._tell(job, WorkerLost(f"worker {session.name} was lost"))
+                self._end(job, JobInput.LOSE)
+
+    def _remove_offers(self, session: Session, now: float, *, lost: bool) -> None:
+        """A worker takes no more work."""
+        offers, session.offers = session.offers, {}
+        for offer in offers.values():
+            service = offer.service
+            service.remove_offer(offer)
+            if not service.offers:
+                self._orphan_service(service, now, lost=lost)
+
+    def _orphan_service(self, service: Service, now: float, *, lost: bool) -> None:
+        """The last worker of a service is gone: what waits gets a little time for another one to appear."""
+        if lost:
+            service.lost_at = now
+            self._timers.set(service, now + self.settings.resume)
+        for job in service.queued_jobs():
+            self._timers.set(job, min(job.deadline, now + self.settings.appear))
+        self._forget_service(service)
+
+    def _again(self, job: Job, now: float) -> None:
+        """Put a job that a worker had back, before all others of its client."""
+        job.step(JobInput.REQUEUE)
+        offer = job.service.offer_for(job)
+        if offer is not None:
+            self._give(job, offer, now)
+        else:
+            self._enqueue(job, now, again=True)
+
+    def _rejected(self, job: Job, now: float) -> None:
+        """A worker would not run a job: ask one that has not been asked, or tell the caller."""
+        offer = self._withdraw(job)
+        if job.state is JobState.CANCELLING:
+            job.service.counters.cancelled += 1
+            self._end(job, JobInput.FAIL)
+        else:
+            job.rejected_by = {*(job.rejected_by or ()), offer.session}
+            if job.request is not None and job.service.served(job):
+                self._again(job, now)
+            else:
+                self._refuse(job, RequestRejected("every worker rejected it"))
+        self._feed(offer, now)
+
+    # ---- errors of the broker's own
+
+    def _overloaded(self, message: str) -> Overloaded:
+        return Overloaded(message, details={"retry_after": self.settings.appear})
+
+    def _invalid(self, message: str) -> InvalidArgument:
+        return InvalidArgument(message)

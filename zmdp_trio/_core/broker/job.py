@@ -1,0 +1,131 @@
+"""One request, seen from the broker."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import TYPE_CHECKING, Final
+
+from ..._wire import commands as c
+
+if TYPE_CHECKING:
+    from .service import Offer, Service
+    from .session import Session
+
+
+class JobState(enum.IntEnum):
+    """Where a job is."""
+
+    #: Waits for a worker's slot.
+    QUEUED = 0
+    #: A worker has it.
+    RUNNING = 1
+    #: A worker has it, and its caller has left: it keeps its slot until the worker says that it ended.
+    CANCELLING = 2
+    ENDED = 3
+
+
+class JobInput(enum.IntEnum):
+    """What can happen to a job."""
+
+    #: It goes to a worker.
+    DISPATCH = 0
+    #: Its worker sent the final reply.
+    REPLY = 1
+    #: Its worker sent an error.
+    FAIL = 2
+    #: Its worker rejected it, or was lost, and it goes back to the queue.
+    REQUEUE = 3
+    #: Its worker was lost, and it may not run again.
+    LOSE = 4
+    #: Its caller left.
+    CANCEL = 5
+    #: Its deadline passed before a worker had it.
+    EXPIRE = 6
+    #: No worker is there to take it, or every one of them rejected it.
+    REFUSE = 7
+
+
+Q, R, C, E = JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING, JobState.ENDED
+
+#: What becomes of a job.  An input that a state does not list can't happen: the machine asks before it acts.
+TRANSITIONS: Final[dict[JobState, dict[JobInput, JobState]]] = {
+    Q: {JobInput.DISPATCH: R, JobInput.CANCEL: E, JobInput.EXPIRE: E, JobInput.REFUSE: E},
+    R: {
+        JobInput.REPLY: E,
+        JobInput.FAIL: E,
+        JobInput.REQUEUE: Q,
+        JobInput.LOSE: E,
+        JobInput.CANCEL: C,
+        JobInput.REFUSE: E,
+    },
+    C: {JobInput.REPLY: E, JobInput.FAIL: E, JobInput.LOSE: E, JobInput.REFUSE: E},
+    E: {},
+}
+
+
+class Job:
+    """A request, from its arrival to its outcome.
+
+    Attributes:
+        id: the broker's own, which its worker knows it by.
+        client_id: the id that its client gave it.
+        request: as it came, while it may have to be sent to (another) worker: until the first partial reply.
+        deadline: on the machine's clock.
+        rejected_by: the sessions that will not be asked again.
+    """
+
+    __slots__ = (
+        "bytes",
+        "client",
+        "client_id",
+        "deadline",
+        "id",
+        "messages",
+        "offer",
+        "partials",
+        "rejected_by",
+        "request",
+        "retries",
+        "service",
+        "size",
+        "state",
+        "wanted",
+    )
+
+    def __init__(self, id: int, client: Session, service: Service, request: c.Request, size: int, now: float) -> None:
+        self.id = id
+        self.client = client
+        self.client_id = request.id
+        self.service = service
+        self.request: c.Request | None = request
+        self.size = size
+        self.state = JobState.QUEUED
+        self.deadline = math.inf if request.left is None else now + request.left
+        self.retries = request.retry
+        #: Only the worker of this name may have it.
+        self.wanted = request.worker
+        self.offer: Offer | None = None
+        #: Credit that the worker has left.
+        self.messages = request.messages
+        self.bytes = request.bytes
+        self.partials = 0
+        self.rejected_by: set[Session] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} of {self.service.name!r} {self.state.name}>"
+
+    def step(self, event: JobInput) -> None:
+        """Change state; a KeyError is a defect of the machine."""
+        self.state = TRANSITIONS[self.state][event]
+
+    def suits(self, offer: Offer) -> bool:
+        """Whether this worker may have the job."""
+        if self.wanted is not None and offer.session.name != self.wanted:
+            return False
+        return self.rejected_by is None or offer.session not in self.rejected_by
+
+    @property
+    def choosy(self) -> bool:
+        """Not every worker of the service may have it."""
+        return self.wanted is not None or self.rejected_by is not None

@@ -1,0 +1,217 @@
+"""A service: who offers it, who waits for it, and who is next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .session import Session
+
+
+@attrs.define
+class Counters:
+    """What became of a service's requests.
+
+    received = refused + replied + failed + cancelled + expired + lost + those still held, at every moment.
+    """
+
+    received: int = 0
+    #: Turned away: the queue was full, the broker draining, or no worker there to take it.
+    refused: int = 0
+    replied: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    #: The deadline passed, in the queue or at the worker.
+    expired: int = 0
+    #: The worker was lost, and the request not allowed to run again.
+    lost: int = 0
+
+
+class Offer:
+    """A worker's offer of one service: so many slots, so many of them taken."""
+
+    __slots__ = ("lease", "running", "service", "session", "slots")
+
+    def __init__(self, session: Session, service: Service) -> None:
+        self.session = session
+        self.service = service
+        #: What the worker leased to us.
+        self.lease = 0
+        #: What of it we use: all, or nothing while too much is queued for the worker.
+        self.slots = 0
+        self.running = 0
+
+    def __repr__(self) -> str:
+        return f"<Offer {self.service.name!r} by {self.session.name} {self.running}/{self.slots}>"
+
+
+class Service:
+    """Queue and offers of one name.
+
+    Offers with a free slot stand in `_levels` by how many of their slots are taken, each level in the order in which
+    they came to it: so the least loaded, and of these the longest idle, is the first of the lowest level.
+
+    Jobs wait per client, and the clients take turns.
+    """
+
+    __slots__ = (
+        "_choosy",
+        "_levels",
+        "_lowest",
+        "_queues",
+        "cancelling",
+        "counters",
+        "lost_at",
+        "name",
+        "offers",
+        "queued",
+        "queued_bytes",
+        "running",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.offers: dict[Session, Offer] = {}
+        self._levels: list[OrderedDict[Offer, None]] = [OrderedDict()]
+        self._lowest = 0
+        self._queues: OrderedDict[Session, OrderedDict[int, Job]] = OrderedDict()
+        #: Jobs that not every worker may have; they are looked through first, oldest first.
+        self._choosy: OrderedDict[int, Job] = OrderedDict()
+        self.counters = Counters()
+        self.queued = self.queued_bytes = 0
+        self.running = self.cancelling = 0
+        #: When its last worker was lost without a word; None if that did not happen.
+        self.lost_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name!r} queued={self.queued} running={self.running} workers={len(self.offers)}>"
+
+    @property
+    def unused(self) -> bool:
+        """Nobody offers it and nobody waits for it."""
+        return not (self.offers or self.queued or self.running or self.cancelling)
+
+    # ---- offers
+
+    def add_offer(self, offer: Offer) -> None:
+        """A worker comes to serve."""
+        self.offers[offer.session] = offer
+        self.lost_at = None
+        self._enter(offer)
+
+    def remove_offer(self, offer: Offer) -> None:
+        """A worker serves no more; what it runs is not affected."""
+        self._leave(offer)
+        del self.offers[offer.session]
+        offer.slots = 0
+
+    def set_slots(self, offer: Offer, slots: int) -> None:
+        """A lease was changed."""
+        self._leave(offer)
+        offer.slots = slots
+        self._enter(offer)
+
+    def take_slot(self, offer: Offer) -> None:
+        """A job goes to this worker."""
+        self._leave(offer)
+        offer.running += 1
+        self._enter(offer)
+
+    def free_slot(self, offer: Offer) -> None:
+        """A job of this worker is over."""
+        self._leave(offer)
+        offer.running -= 1
+        self._enter(offer)
+
+    def _enter(self, offer: Offer) -> None:
+        level = offer.running
+        if level >= offer.slots:
+            return
+        while level >= len(self._levels):
+            self._levels.append(OrderedDict())
+        self._levels[level][offer] = None
+        if level < self._lowest:
+            self._lowest = level
+
+    def _leave(self, offer: Offer) -> None:
+        level = offer.running
+        if level < offer.slots:
+            del self._levels[level][offer]
+
+    def least_loaded(self) -> Offer | None:
+        """Return the offer that the next job goes to; None when no slot is free."""
+        levels = self._levels
+        level = self._lowest
+        while level < len(levels):
+            if levels[level]:
+                self._lowest = level
+                return next(iter(levels[level]))
+            level += 1
+        self._lowest = level
+        return None
+
+    def offer_for(self, job: Job) -> Offer | None:
+        """Return the offer that this job goes to; None when no slot that it may have is free."""
+        if not job.choosy:
+            return self.least_loaded()
+        fit = [offer for offer in self.offers.values() if offer.running < offer.slots and job.suits(offer)]
+        return min(fit, key=lambda offer: offer.running, default=None)
+
+    def served(self, job: Job) -> bool:
+        """Whether some worker may have this job, now or when it has a slot."""
+        if not job.choosy:
+            return bool(self.offers)
+        return any(job.suits(offer) for offer in self.offers.values())
+
+    # ---- the queue
+
+    def enqueue(self, job: Job, *, first: bool = False) -> None:
+        """Let a job wait; `first` before all others of its client."""
+        if job.choosy:
+            self._choosy[job.id] = job
+        else:
+            queue = self._queues.get(job.client)
+            if queue is None:
+                queue = self._queues[job.client] = OrderedDict()
+            queue[job.id] = job
+            if first:
+                queue.move_to_end(job.id, last=False)
+        self.queued += 1
+        self.queued_bytes += job.size
+
+    def dequeue(self, job: Job) -> None:
+        """Take a job out of the queue, wherever it is."""
+        if self._choosy.pop(job.id, None) is None:
+            queue = self._queues[job.client]
+            del queue[job.id]
+            if not queue:
+                del self._queues[job.client]
+        self.queued -= 1
+        self.queued_bytes -= job.size
+
+    def waiting(self, client: Session) -> int:
+        """Return how many jobs of a client wait here."""
+        return len(self._queues.get(client, ()))
+
+    def next_job(self, offer: Offer) -> Job | None:
+        """Take the job that this worker gets next: clients take turns."""
+        for job in self._choosy.values():
+            if job.suits(offer):
+                self.dequeue(job)
+                return job
+        if not self._queues:
+            return None
+        client, queue = next(iter(self._queues.items()))
+        job = next(iter(queue.values()))
+        self.dequeue(job)
+        if queue:
+            self._queues.move_to_end(client)
+        return job
+
+    def queued_jobs(self) -> list[Job]:
+        """Return every job that waits."""
+        return [*self._choosy.values(), *(job for queue in self._queues.values() for job in queue.values())]

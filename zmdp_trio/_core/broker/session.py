@@ -1,0 +1,67 @@
+"""A peer of the broker: a client or a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..._wire.commands import Command, Hello
+from ..link import Link
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .service import Offer
+
+
+class Session:
+    """What the broker knows of one peer, over however many connections.
+
+    Attributes:
+        handlers: what each of its commands does; a command that is not listed is not its to send.
+        requests: jobs that it asked for and that are not over, by its own ids.
+        held: jobs that it runs, by the broker's ids.
+        offers: what it serves, by service.
+        heard: when its last message came.
+        choked: too much is queued for it: it gets no more work for the time being.
+    """
+
+    __slots__ = (
+        "choked",
+        "draining",
+        "ended",
+        "handlers",
+        "heard",
+        "held",
+        "id",
+        "is_worker",
+        "limits",
+        "link",
+        "name",
+        "offers",
+        "requests",
+        "resumed",
+    )
+
+    def __init__(self, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any]) -> None:
+        self.id = hello.session
+        self.name = hello.name
+        self.limits = hello.limits
+        self.handlers = handlers
+        self.is_worker = hello.offers is not None
+        self.link = Link(dirty)
+        self.requests: dict[int, Job] = {}
+        self.held: dict[int, Job] = {}
+        self.offers: dict[str, Offer] = {}
+        self.heard = 0.0
+        self.draining = False
+        self.ended = False
+        #: Its last greeting went on with a session that was there.
+        self.resumed = False
+        self.choked = False
+
+    def __repr__(self) -> str:
+        return f"<Session {self.name} {self.role} requests={len(self.requests)} held={len(self.held)}>"
+
+    @property
+    def role(self) -> str:
+        """What it is, for people."""
+        return "worker" if self.is_worker else "client"

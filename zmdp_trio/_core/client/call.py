@@ -1,0 +1,131 @@
+"""One request, seen from its caller."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from ..._wire import commands as c
+
+if TYPE_CHECKING:
+    from ..._errors import RequestError
+    from ..uplink import Uplink
+
+
+class CallState(enum.IntEnum):
+    """Where a call is."""
+
+    #: Made, not yet started.
+    NEW = 0
+    #: Started while no broker is connected.
+    WAITING = 1
+    #: With a broker.
+    SENT = 2
+    #: It has its outcome, or nobody wants one.
+    ENDED = 3
+
+
+class CallInput(enum.IntEnum):
+    """What can happen to a call."""
+
+    WAIT = 0
+    SEND = 1
+    #: Its broker is lost, and it may run again.
+    AGAIN = 2
+    END = 3
+
+
+TRANSITIONS: Final[dict[CallState, dict[CallInput, CallState]]] = {
+    CallState.NEW: {
+        CallInput.WAIT: CallState.WAITING,
+        CallInput.SEND: CallState.SENT,
+        CallInput.END: CallState.ENDED,
+    },
+    CallState.WAITING: {CallInput.SEND: CallState.SENT, CallInput.END: CallState.ENDED},
+    CallState.SENT: {CallInput.AGAIN: CallState.NEW, CallInput.END: CallState.ENDED},
+    CallState.ENDED: {},
+}
+
+
+class Call:
+    """One request of a client, from `start` to its outcome.
+
+    Attributes:
+        inbox: partial replies that came and were not yet taken.
+        outcome: the final reply or the error; None until it is there.
+        waiter: belongs to the shell: whom to wake when there is news.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "deadline",
+        "deadline_is_callers",
+        "discards",
+        "enforced",
+        "granted",
+        "granted_messages",
+        "heard",
+        "id",
+        "inbox",
+        "low",
+        "outcome",
+        "partials",
+        "request",
+        "retries",
+        "sent_deadline",
+        "state",
+        "timeout",
+        "unread",
+        "uplink",
+        "waiter",
+    )
+
+    def __init__(
+        self,
+        request: c.Request,
+        *,
+        explicit_deadline: float | None = None,
+        discards: bool = False,
+    ) -> None:
+        """Make a call; `request` without id, credit, and time left, which the machine fills in.
+
+        Args:
+            explicit_deadline: when the handler's time is over, and the call ends, on the machine's clock; None where
+                the caller's own scopes say so: then `deadline` is to be set before the start.
+            discards: nobody reads partial replies.
+        """
+        self.request = request
+        self.state = CallState.NEW
+        self.id = 0
+        self.uplink: Uplink | None = None
+        self.deadline_is_callers = explicit_deadline is None
+        #: What the handler is told.
+        self.deadline = math.inf if explicit_deadline is None else explicit_deadline
+        #: When the machine itself ends the call; infinite where the caller's own scope does.
+        self.enforced = self.deadline
+        self.sent_deadline = math.inf
+        self.timeout = math.inf if request.timeout is None else request.timeout
+        self.discards = discards
+        self.retries = request.retry
+        #: When the last sign of life came, or the caller began to wait.
+        self.heard = 0.0
+        self.partials = 0
+        self.inbox: deque[c.Partial] = deque()
+        self.outcome: c.Final | RequestError | None = None
+        #: Bytes of credit that the worker still has; below zero when it overdrew.
+        self.granted = 0
+        self.granted_messages = 0
+        #: Bytes of credit and unread replies, at or below which more credit is granted.
+        self.low = 0
+        #: Bytes in the inbox.
+        self.unread = 0
+        self.waiter: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id} of {self.request.service!r} {self.state.name}>"
+
+    def step(self, event: CallInput) -> None:
+        """Change state; a KeyError is a defect of the machine."""
+        self.state = TRANSITIONS[self.state][event]

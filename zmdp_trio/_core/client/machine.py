@@ -1,0 +1,386 @@
+"""The client's machine: calls out, replies in, over one uplink per broker."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from ..._errors import (
+    BrokerLost,
+    DeadlineExceeded,
+    MessageTooLarge,
+    ProtocolError,
+    RequestError,
+    Unavailable,
+    error_from_wire,
+)
+from ..._settings import Settings
+from ..._wire import commands as c
+from ..dialler import Dialler
+from ..link import headers_size, request_weight
+from ..uplink import Greeted, Identity, Uplink
+from .call import Call, CallInput, CallState
+
+#: A stream is granted this part of what is left of the connection's credit, at most.
+SHARE = 16
+#: Waits shorter than this are not split to look at the caller's deadline again.
+RESAMPLE_MIN = 0.02
+
+
+class ClientMachine(Dialler):
+    """Requests, their replies, credit, and time-outs.
+
+    `take_news` returns the calls whose callers have something to look at: a partial reply, an outcome, or a moment at
+    which to look whether their deadline was moved.
+    """
+
+    def __init__(self, identity: Identity, settings: Settings) -> None:
+        super().__init__(identity, settings)
+        self._calls: dict[Uplink, dict[int, Call]] = {}
+        self._waiting: dict[Call, None] = {}
+        self._news: list[Call] = []
+        self._next_id = 0
+        #: Bytes that may still be granted to streams.
+        self._budget = settings.connection_credit
+        self._turn = 0
+        #: Replies to requests that had ended already.
+        self.late_replies = 0
+        self.started = 0
+
+    # ---- for the shell
+
+    def add(self, endpoint: str) -> Uplink:
+        uplink = super().add(endpoint)
+        self._calls[uplink] = {}
+        return uplink
+
+    def start(self, call: Call, *, now: float) -> None:
+        """Send the call, or keep it until a broker is connected.
+
+        Raises:
+            MessageTooLarge: a broker would not take it; nothing was sent.
+        """
+        uplink = self._choose(call)
+        self._check(call.request, uplink)
+        self.started += 1
+        call.heard = now
+        if uplink is None:
+            self._wait(call, now)
+        else:
+            self._send(call, uplink, now)
+
+    def wait(self, call: Call, *, now: float) -> None:
+        """The caller waits from now on: silence counts, and its deadline is looked at again in time."""
+        if call.state is CallState.WAITING:
+            return
+        call.heard = now
+        self._set_timer(call, now)
+
+    def unwait(self, call: Call) -> None:
+        """The caller does something else: silence doesn't count."""
+        if call.state is CallState.SENT:
+            if call.enforced < math.inf:
+                self._timers.set(call, call.enforced)
+            else:
+                self._timers.cancel(call)
+
+    def move_deadline(self, call: Call, deadline: float, *, now: float) -> None:
+        """Tell the handler that its caller's deadline was moved."""
+        call.deadline = deadline
+        if call.state is CallState.SENT and deadline != call.sent_deadline:
+            call.sent_deadline = deadline
+            assert call.uplink is not None
+            call.uplink.link.put(c.Heartbeat([c.Held(call.id, max(deadline - now, 0.0))]))
+
+    def take(self, call: Call) -> c.Partial:
+        """Take the oldest partial reply from the inbox, and grant credit for more as that gets short."""
+        partial = call.inbox.popleft()
+        size = len(partial.body)  # type: ignore[arg-type]
+        call.unread -= size
+        self._budget += size
+        if call.state is CallState.SENT:
+            messages = call.granted_messages + len(call.inbox)
+            if 2 * messages <= self.settings.credit_messages or call.granted + call.unread <= call.low:
+                self._grant(call)
+        return partial
+
+    def cancel(self, call: Call) -> None:
+        """The caller has left: whatever its state, nothing of the call remains here."""
+        if call.state is CallState.SENT:
+            assert call.uplink is not None
+            call.uplink.link.put(c.Cancel(call.id))
+        self._forget(call)
+
+    def fail_all(self, error: RequestError) -> None:
+        """End every call with an error, and tell the brokers."""
+        for call in self.calls():
+            if call.state is CallState.SENT:
+                assert call.uplink is not None
+                call.uplink.link.put(c.Cancel(call.id))
+            self._end(call, error)
+
+    def goodbye(self) -> None:
+        """Take leave of every broker."""
+        for uplink in self.uplinks.values():
+            uplink.goodbye()
+
+    def calls(self) -> list[Call]:
+        """Return the calls that have no outcome yet."""
+        return [*self._waiting, *(call for calls in self._calls.values() for call in calls.values())]
+
+    def take_news(self) -> list[Call]:
+        """Return the calls with news, and forget them."""
+        news, self._news = self._news, []
+        return news
+
+    # ---- sending
+
+    def _choose(self, call: Call) -> Uplink | None:
+        up = [uplink for uplink in self.uplinks.values() if uplink.up]
+        if len(up) > 1:
+            up = [uplink for uplink in up if not uplink.draining] or up
+            self._turn += 1
+            return up[self._turn % len(up)]
+        return up[0] if up else None
+
+    def _check(self, request: c.Request, uplink: Uplink | None) -> None:
+        limits = uplink.limits if uplink else c.Limits.of(self.settings)
+        for what, size, limit in (
+            ("the payload", len(request.body), limits.message),  # type: ignore[arg-type]
+            ("the headers", headers_size(request.headers) if request.headers else 0, limits.headers),
+            ("the service name", len(request.service.encode()), limits.service),
+        ):
+            if size > limit:
+                raise MessageTooLarge(f"{what}: {size:,} bytes, the limit is {limit:,}", service=request.service[:80])
+
+    def _wait(self, call: Call, now: float) -> None:
+        call.step(CallInput.WAIT)
+        self._waiting[call] = None
+        self._timers.set(call, min(now + self.settings.connect, call.enforced))
+
+    def _send(self, call: Call, uplink: Uplink, now: float) -> None:
+        call.step(CallInput.SEND)
+        self._next_id += 1
+        call.id = request_id = self._next_id
+        call.uplink = uplink
+        self._calls[uplink][request_id] = call
+        request = call.request
+        request.id = request_id
+        call.sent_deadline = call.deadline
+        request.left = None if call.deadline == math.inf else max(call.deadline - now, 0.0)
+        request.messages = call.granted_messages = self.settings.credit_messages
+        if call.discards:
+            request.bytes = call.granted = self.settings.credit_bytes
+        else:
+            request.bytes = call.granted = self._target()
+            self._budget -= call.granted
+        call.low = call.granted // 2
+        uplink.link.put(request, request_weight(request))
+
+    def _target(self) -> int:
+        return max(1, min(self.settings.credit_bytes, self._budget // SHARE))
+
+    def _grant(self, call: Call) -> None:
+        """Top the credit up to what this call may have by now."""
+        messages = max(self.settings.credit_messages - call.granted_messages - len(call.inbox), 0)
+        target = self.settings.credit_bytes if call.discards else self._target()
+        size = max(target - call.granted - call.unread, 0)
+        if not call.discards:
+            self._budget -= max(call.granted + size, 0) - max(call.granted, 0)
+        call.granted_messages += messages
+        call.granted += size
+        call.low = (call.granted + call.unread) // 2
+        assert call.uplink is not None
+        call.uplink.link.put(c.Credit(call.id, messages, size))
+
+    # ---- receiving
+
+    def _on_partial(self, uplink: Uplink, partial: c.Partial, now: float) -> None:
+        call = self._calls[uplink].get(partial.id)
+        if call is None:
+            self.late_replies += 1
+            return
+        size = len(partial.body)  # type: ignore[arg-type]
+        call.heard = now
+        call.partials += 1
+        call.granted_messages -= 1
+        if call.discards:
+            call.granted -= size
+            if 2 * call.granted_messages <= self.settings.credit_messages or call.granted <= call.low:
+                self._grant(call)
+            return
+        if call.granted_messages < 0:
+            raise ProtocolError(f"request {partial.id}: a partial reply without credit")
+        self._budget += max(call.granted, 0) - max(call.granted - size, 0) - size
+        call.granted -= size
+        call.unread += size
+        call.inbox.append(partial)
+        if call.waiter is not None:
+            self._news.append(call)
+
+    def _on_final(self, uplink: Uplink, final: c.Final, now: float) -> None:
+        call = self._calls[uplink].get(final.id)
+        if call is None:
+            self.late_replies += 1
+        else:
+            self._end(call, final)
+
+    def _on_error(self, uplink: Uplink, error: c.Error, now: float) -> None:
+        call = self._calls[uplink].get(error.id)
+        if call is None:
+            self.late_replies += 1
+            return
+        try:
+            details = msgspec.msgpack.decode(error.details) if error.details else None
+        except (msgspec.MsgspecError, RecursionError):
+            details = None
+        self._end(call, error_from_wire(error.code, error.reason, error.message, details, call.request.service))
+
+    def _on_heartbeat(self, uplink: Uplink, heartbeat: c.Heartbeat, now: float) -> None:
+        for held in heartbeat.held:
+            call = self._calls[uplink].get(held.id)
+            if call is not None:
+                call.heard = now
+
+    def _on_drain(self, uplink: Uplink, command: c.Drain, now: float) -> None:
+        uplink.draining = True
+
+    def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
+        """The BATCH was the link's."""
+
+    _handlers = {
+        c.Batch: _ignore,
+        c.Partial: _on_partial,
+        c.Final: _on_final,
+        c.Error: _on_error,
+        c.Heartbeat: _on_heartbeat,
+        c.Drain: _on_drain,
+        c.Goodbye: Dialler._on_goodbye,
+    }
+
+    # ---- time
+
+    def _set_timer(self, call: Call, now: float) -> None:
+        """Wake the call when it was silent for too long, or when half of its time left has gone."""
+        look = now + self.settings.heartbeat
+        if call.deadline < math.inf:
+            look = min(look, now + max((call.deadline - now) / 2, RESAMPLE_MIN))
+        self._timers.set(call, min(call.heard + call.timeout, call.enforced, look))
+
+    def _on_timer(self, key: Call, now: float) -> None:
+        call = key
+        if now >= call.enforced:
+            self._give_up(call, DeadlineExceeded("the deadline passed", service=call.request.service))
+        elif call.state is CallState.WAITING:
+            self._end(call, BrokerLost(self._why_down(), service=call.request.service))
+        elif now >= call.heard + call.timeout:
+            message = f"no reply for {call.timeout:g} s"
+            self._give_up(call, DeadlineExceeded(message, service=call.request.service))
+        else:
+            self._set_timer(call, now)
+            self._news.append(call)
+
+    def _give_up(self, call: Call, error: RequestError) -> None:
+        if call.state is CallState.SENT:
+            assert call.uplink is not None
+            call.uplink.link.put(c.Cancel(call.id))
+        self._end(call, error)
+
+    def _why_down(self) -> str:
+        reasons = "; ".join(f"{uplink.endpoint}: {uplink.reason or 'no answer'}" for uplink in self.uplinks.values())
+        return f"no broker within {self.settings.connect:g} s ({reasons})"
+
+    # ---- sessions
+
+    def _holds(self, uplink: Uplink) -> bool:
+        return bool(self._calls[uplink])
+
+    def _on_up(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
+        if greeted is Greeted.FRESH:
+            self._lose_calls(uplink, "the broker was restarted", now)
+        for call in list(self._waiting):
+            del self._waiting[call]
+            self._timers.cancel(call)
+            try:
+                self._check(call.request, uplink)
+            except MessageTooLarge as error:
+                self._end(call, error)
+                continue
+            self._send_again(call, uplink, now)
+
+    def _on_down(self, uplink: Uplink, now: float) -> None:
+        """Calls stay where they are: the session may come back."""
+
+    def _on_given_up(self, uplink: Uplink, now: float) -> None:
+        self._lose_calls(uplink, uplink.reason, now)
+
+    def _lose_calls(self, uplink: Uplink, why: str, now: float) -> None:
+        """The session is over: send again what may run again, end the rest."""
+        uplink.link.drop_outbox()
+        lost = list(self._calls[uplink].values())
+        for call in lost:
+            del self._calls[uplink][call.id]
+            if call.retries > 0 and not call.partials:
+                self._again(call, now)
+            else:
+                self._end(call, BrokerLost(f"the broker is lost: {why}", service=call.request.service))
+
+    def _again(self, call: Call, now: float) -> None:
+        call.retries -= 1
+        call.step(CallInput.AGAIN)
+        self._budget += 0 if call.discards else max(call.granted, 0)
+        call.uplink = None
+        uplink = self._choose(call)
+        if uplink is None:
+            self._wait(call, now)
+        else:
+            self._send_again(call, uplink, now)
+
+    def _send_again(self, call: Call, uplink: Uplink, now: float) -> None:
+        """Send a call whose caller was waiting already."""
+        self._send(call, uplink, now)
+        call.heard = now
+        if call.waiter is not None:
+            self._set_timer(call, now)
+
+    # ---- the end
+
+    def _end(self, call: Call, outcome: c.Final | RequestError) -> None:
+        call.outcome = outcome
+        self._retire(call)
+        if call.waiter is not None:
+            self._news.append(call)
+
+    def _forget(self, call: Call) -> None:
+        if call.state is not CallState.ENDED:
+            if call.outcome is None:
+                call.outcome = Unavailable("the request was left", service=call.request.service)
+            self._retire(call)
+        self._budget += 0 if call.discards else call.unread
+        call.unread = 0
+        call.inbox.clear()
+
+    def _retire(self, call: Call) -> None:
+        """Take the call out of every table; the inbox may still be read."""
+        self._timers.cancel(call)
+        if call.state is CallState.WAITING:
+            self._waiting.pop(call, None)
+        elif call.uplink is not None:
+            self._calls[call.uplink].pop(call.id, None)
+            self._budget += 0 if call.discards else max(call.granted, 0)
+            call.granted = 0
+        call.step(CallInput.END)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the numbers that the shell's record is made of."""
+        return {
+            "waiting": len(self._waiting),
+            "outstanding": sum(map(len, self._calls.values())),
+            "started": self.started,
+            "late_replies": self.late_replies,
+            "duplicates": sum(uplink.link.duplicates for uplink in self.uplinks.values()),
+            "protocol_errors": self.protocol_errors,
+            "timers": len(self._timers),
+        }

@@ -1,0 +1,154 @@
+"""What the client's and the worker's machine share: uplinks that come up, go down, and may come back in time."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from .._errors import ProtocolError
+from .._settings import Settings
+from .._wire.commands import Command, Goodbye, Offer
+from .._wire.frames import Frame
+from .link import Link
+from .timers import Timers
+from .uplink import Greeted, Identity, State, Uplink
+
+
+class Dialler(ABC):
+    """A machine with one uplink per endpoint.
+
+    The engine calls `connected`, `receive`, `lost`, `handle_timer`; then sends what the links in `take_dirty` hold,
+    and closes the connections in `take_unusable`, which it then dials again.
+    """
+
+    def __init__(self, identity: Identity, settings: Settings) -> None:
+        self.identity = identity
+        self.settings = settings
+        self.uplinks: dict[str, Uplink] = {}
+        #: Messages and commands that were not to be expected; for statistics.
+        self.protocol_errors = 0
+        self._dirty: list[Link] = []
+        self._unusable: list[Uplink] = []
+        self._timers: Timers[Any] = Timers()
+        self._next_beat = math.inf
+
+    # ---- for the engine
+
+    def add(self, endpoint: str) -> Uplink:
+        """Serve one more broker."""
+        uplink = self.uplinks[endpoint] = Uplink(endpoint, self.identity, self.settings, self._dirty)
+        return uplink
+
+    def connected(self, uplink: Uplink, *, now: float) -> None:
+        """A connection stands: greet."""
+        uplink.connected(self._offers(uplink))
+        self._next_beat = min(self._next_beat, now + self.settings.heartbeat)
+
+    def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
+        """A connection is gone; the session gets `resume` seconds to come back."""
+        was_up = uplink.up
+        uplink.lost(reason)
+        if was_up:
+            self._timers.set(uplink, now + self.settings.resume)
+            self._on_down(uplink, now)
+
+    def receive(self, uplink: Uplink, frames: Sequence[Frame], *, now: float) -> None:
+        """Take a message."""
+        try:
+            if uplink.state is State.GREETING:
+                self._greet(uplink, frames, now)
+                return
+            for command in uplink.receive(frames):
+                handle = self._handlers.get(type(command))
+                if handle is None:
+                    self._unexpected(command)
+                else:
+                    handle(self, uplink, command, now)
+        except ProtocolError as error:
+            self._break_off(uplink, str(error))
+
+    def handle_timer(self, *, now: float) -> None:
+        """Do what is due."""
+        if now >= self._next_beat:
+            self._next_beat = now + self.settings.heartbeat
+            for uplink in self.uplinks.values():
+                uplink.beat(busy=self._holds(uplink))
+        for key in self._timers.pop_due(now):
+            if isinstance(key, Uplink):
+                self._on_given_up(key, now)
+            else:
+                self._on_timer(key, now)
+
+    @property
+    def deadline(self) -> float:
+        """When `handle_timer` is to be called; `math.inf` for never."""
+        return min(self._next_beat, self._timers.deadline)
+
+    def take_dirty(self) -> list[Link]:
+        """Return the links that have something to send, and forget them."""
+        dirty, self._dirty[:] = self._dirty[:], []
+        return dirty
+
+    def take_unusable(self) -> list[Uplink]:
+        """Return the uplinks whose connections are of no more use, and forget them."""
+        unusable, self._unusable = self._unusable, []
+        return unusable
+
+    # ---- for the machines
+
+    #: What each command of a session does: the table that `receive` reads.
+    _handlers: dict[type[Command], Any] = {}
+
+    def _offers(self, uplink: Uplink) -> list[Offer] | None:
+        """What a worker's greeting offers; None from a client."""
+        return None
+
+    @abstractmethod
+    def _holds(self, uplink: Uplink) -> bool:
+        """Whether the session has requests; a broker keeps one that beats for longer when its connection is lost."""
+
+    @abstractmethod
+    def _on_up(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
+        """The greeting is done; a FRESH session holds nothing."""
+
+    @abstractmethod
+    def _on_down(self, uplink: Uplink, now: float) -> None:
+        """The connection is gone, the session is not."""
+
+    @abstractmethod
+    def _on_given_up(self, uplink: Uplink, now: float) -> None:
+        """The session is over, and all that it held."""
+
+    @abstractmethod
+    def _on_timer(self, key: Any, now: float) -> None:
+        """A deadline of the machine's own has come."""
+
+    def _greet(self, uplink: Uplink, frames: Sequence[Frame], now: float) -> None:
+        greeted = uplink.greet(frames)
+        if greeted is Greeted.NOT_YET:
+            return
+        if greeted is Greeted.REFUSED:
+            self._refused(uplink, now)
+            return
+        self._timers.cancel(uplink)
+        self._on_up(uplink, greeted, now)
+
+    def _refused(self, uplink: Uplink, now: float) -> None:
+        self._timers.cancel(uplink)
+        self._on_given_up(uplink, now)
+        self._unusable.append(uplink)
+
+    def _break_off(self, uplink: Uplink, reason: str) -> None:
+        """The broker does not make sense: try again over a new connection."""
+        self.protocol_errors += 1
+        uplink.reason = reason
+        self._unusable.append(uplink)
+
+    def _unexpected(self, command: Command) -> None:
+        self.protocol_errors += 1
+
+    def _on_goodbye(self, uplink: Uplink, command: Goodbye, now: float) -> None:
+        uplink.reason = command.reason or "the broker said goodbye"
+        self._refused(uplink, now)

@@ -1,0 +1,291 @@
+"""One session's commands, in order and once each, over connections that come and go.
+
+Theory of operation.  Every batch of commands has a number.  The sender keeps it until the other side has said, in
+any batch of its own, that it arrived.  A batch that was seen before is passed over; one that comes too early means
+that another was lost, and is asked for again.  When a connection is lost, the next one's greeting tells where each
+side was, and the rest is sent anew.  So the machines above never hear of a lost, doubled, or reordered message, nor
+of a connection that broke and came back in time.
+
+A sender stops at `WINDOW` unacknowledged bytes or batches: that bounds what it keeps for a peer that does not read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .._errors import ProtocolError
+from .._wire import zmdp1
+from .._wire.commands import Batch, Command, Error, Final, Partial, Request
+from .._wire.frames import Frame, Frames
+
+#: Batches, and bytes, that may be unacknowledged; a batch that is larger than the window goes out alone.
+WINDOW_BATCHES = 256
+WINDOW_BYTES = 8 * 2**20
+#: Batches, and bytes, after which an acknowledgement goes out, though there is nothing else to say.
+ACK_BATCHES = 32
+ACK_BYTES = 2**20
+#: What a command counts for in an outbox, beside its body: a rough upper bound for all but the rarest.
+COMMAND_BYTES = 64
+
+
+class Link:
+    """The two directions of one session.
+
+    `put` commands; as long as `next_batch` returns a message, offer it to the transport, and say `batch_sent` when
+    that took it.  `receive` returns the commands that a message brought.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_dirty",
+        "_large",
+        "_owed",
+        "_owed_bytes",
+        "_resend_wanted",
+        "_unacked",
+        "_unacked_bytes",
+        "_unsent",
+        "acked",
+        "duplicates",
+        "opened",
+        "outbox",
+        "outbox_bytes",
+        "peer",
+        "received",
+        "scheduled",
+        "sent",
+        "skipped",
+        "stalled_since",
+    )
+
+    def __init__(self, dirty: list[Link]) -> None:
+        self._dirty = dirty
+        #: What the engine reaches the other side by, whatever that is; None while there is no connection.
+        self.peer: Any = None
+        #: Greetings were exchanged on this connection: numbered batches may be sent.
+        self.opened = False
+        self.outbox: list[Command] = []
+        self.outbox_bytes = 0
+        self._large = False
+        self.scheduled = False
+        self.skipped = 0
+        self.duplicates = 0
+        #: When the peer stopped to acknowledge with the window full; None while it does not.
+        self.stalled_since: float | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new session: what was sent or received before is forgotten, what waits in the outbox stays."""
+        self.sent = self.acked = self.received = 0
+        self._unacked: deque[tuple[int, Frames, int]] = deque()
+        self._unacked_bytes = 0
+        self._unsent: deque[Frames] = deque()
+        self._owed = self._owed_bytes = 0
+        self._asked = self._resend_wanted = False
+
+    # ---- out
+
+    def put(self, command: Command, size: int = 0) -> None:
+        """Queue a command that weighs `size` bytes: see `weight`."""
+        if size > zmdp1.INLINE:
+            self._large = True
+        self.outbox_bytes += size + COMMAND_BYTES
+        self.outbox.append(command)
+        if not self.scheduled:
+            self.scheduled = True
+            self._dirty.append(self)
+
+    def put_uncounted(self, command: Command, *, received: int = 0) -> None:
+        """Queue a greeting or a farewell, outside the numbering and ahead of all else."""
+        self._unsent.appendleft(zmdp1.encode_inline(Batch(0, received), [command]))
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Have the link looked at when its machine is next flushed."""
+        if not self.scheduled:
+            self.scheduled = True
+            self._dirty.append(self)
+
+    def next_batch(self) -> Frames | None:
+        """Return the message to offer to the transport now; None when there is none."""
+        if self._unsent:
+            return self._unsent[0]
+        if not self.opened:
+            return None
+        if self.outbox and len(self._unacked) < WINDOW_BATCHES and self._unacked_bytes < WINDOW_BYTES:
+            frames = self._encode_outbox()
+        elif self._owed >= ACK_BATCHES or self._owed_bytes >= ACK_BYTES or self._resend_wanted:
+            frames = zmdp1.encode_inline(Batch(0, self.received, self._resend_wanted), ())
+        else:
+            return None
+        self._owed = self._owed_bytes = 0
+        self._resend_wanted = False
+        self._unsent.append(frames)
+        return frames
+
+    def batch_sent(self) -> None:
+        """Tell that the transport took the message that `next_batch` returned."""
+        self._unsent.popleft()
+
+    def _encode_outbox(self) -> Frames:
+        self.sent += 1
+        batch = Batch(self.sent, self.received, self._resend_wanted)
+        commands, size = self._take_outbox()
+        frames = zmdp1.encode(batch, commands) if self._large else zmdp1.encode_inline(batch, commands)
+        if not self.outbox:
+            self._large = False
+        self._unacked.append((self.sent, frames, size))
+        self._unacked_bytes += size
+        return frames
+
+    def _take_outbox(self) -> tuple[Sequence[Command], int]:
+        """Take as much from the outbox as one batch holds."""
+        outbox, size = self.outbox, self.outbox_bytes
+        if size <= zmdp1.BATCH:
+            self.outbox = []
+            self.outbox_bytes = 0
+            return outbox, size
+        size = taken = 0
+        for command in outbox:
+            size += COMMAND_BYTES + weight(command)
+            taken += 1
+            if size >= zmdp1.BATCH:
+                break
+        self.outbox = outbox[taken:]
+        self.outbox_bytes -= size
+        return outbox[:taken], size
+
+    @property
+    def window_full(self) -> bool:
+        """The peer must acknowledge something before more is sent."""
+        return len(self._unacked) >= WINDOW_BATCHES or self._unacked_bytes >= WINDOW_BYTES
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes queued or kept for this peer."""
+        return self.outbox_bytes + self._unacked_bytes
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is queued, unacknowledged, or owed: there is nothing to say to this peer."""
+        return not (self.outbox or self._unacked or self._unsent or self._owed)
+
+    @property
+    def awaits_ack(self) -> bool:
+        """Something that was sent is unacknowledged."""
+        return bool(self._unacked)
+
+    @property
+    def owes_ack(self) -> bool:
+        """Something that was received is unacknowledged."""
+        return self._owed > 0
+
+    def acknowledge(self) -> None:
+        """Send what is owed now: an acknowledgement, or once more the wish to have something sent again."""
+        self._resend_wanted = self._asked
+        if self._owed or self._asked:
+            self._owed = max(self._owed, ACK_BATCHES)
+            self.schedule()
+
+    # ---- in
+
+    def receive(self, frames: Sequence[Frame]) -> list[Any]:
+        """Return the commands of a message, or none if it came twice or too early; the first is the BATCH.
+
+        Raises:
+            ProtocolError: the message can't be read.
+        """
+        commands, skipped = zmdp1.decode(frames)
+        self.skipped += skipped
+        batch = commands[0]
+        if batch.received > self.acked:
+            self._forget(batch.received)
+        if batch.resend:
+            self._unsent = deque(frames for _, frames, _ in self._unacked)
+            self.schedule()
+        if batch.sequence == 0:
+            return commands
+        if batch.sequence != self.received + 1:
+            self._out_of_order(batch.sequence)
+            return []
+        self.received += 1
+        self._asked = False
+        self._owed += 1
+        self._owed_bytes += sum(map(len, frames))
+        if self._owed >= ACK_BATCHES or self._owed_bytes >= ACK_BYTES:
+            self.schedule()
+        return commands
+
+    def _out_of_order(self, sequence: int) -> None:
+        if sequence <= self.received:
+            self.duplicates += 1
+            self._owed += 1
+        elif not self._asked:
+            self._asked = self._resend_wanted = True
+            self.schedule()
+
+    def _forget(self, received: int) -> None:
+        """Let go of the batches that the other side has."""
+        if received > self.sent:
+            raise ProtocolError(f"batch {received} is acknowledged, {self.sent} were sent")
+        unacked = self._unacked
+        while unacked and unacked[0][0] <= received:
+            self._unacked_bytes -= unacked.popleft()[2]
+        self.acked = received
+        self.stalled_since = None
+        if self.outbox:
+            self.schedule()
+
+    # ---- connections
+
+    def open(self, peer: Any, received: int) -> None:
+        """Go on over a new connection, whose other side has everything up to batch `received`.
+
+        Raises:
+            ProtocolError: it claims to have what was never sent.
+        """
+        self._forget(received)
+        self.peer = peer
+        self.opened = True
+        self._unsent = deque(frames for _, frames, _ in self._unacked)
+        self._asked = self._resend_wanted = False
+        self.schedule()
+
+    def close(self) -> None:
+        """Forget the connection, and nothing else."""
+        self.peer = None
+        self.opened = False
+        self._unsent.clear()
+
+    def drop_outbox(self) -> None:
+        """Forget what waits to be sent: the session that it was meant for is over."""
+        self.outbox = []
+        self.outbox_bytes = 0
+        self._large = False
+
+
+def weight(command: Command) -> int:
+    """Return the bytes of a command's variable parts, roughly: what `Link.put` takes as `size`."""
+    kind = type(command)
+    if kind is Partial or kind is Final:
+        return len(command.body)  # type: ignore[attr-defined]
+    if isinstance(command, Request):
+        return request_weight(command)
+    if kind is Error:
+        return len(command.message) + len(command.details)  # type: ignore[attr-defined]
+    return 0
+
+
+def request_weight(request: Request) -> int:
+    """Return the bytes of a REQUEST's body, service name, and headers."""
+    size = len(request.body) + len(request.service)  # type: ignore[arg-type]
+    if request.headers:
+        size += headers_size(request.headers)
+    return size
+
+
+def headers_size(headers: Mapping[str, str]) -> int:
+    """Return the bytes that headers count for: their names and values, in characters."""
+    return sum(map(len, headers.keys())) + sum(map(len, headers.values()))

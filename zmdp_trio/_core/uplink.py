@@ -1,0 +1,181 @@
+"""The dialled side of a session: the greeting, and what happens to it as connections come and go.
+
+    DOWN --connected--> GREETING --welcome--> UP --lost--> DOWN
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from .._errors import ProtocolError
+from .._settings import Settings
+from .._wire import zmdp1
+from .._wire.commands import VERSION, Goodbye, Heartbeat, Hello, Limits, Offer, Welcome
+from .._wire.frames import Frame
+from .link import Link
+
+
+class State(enum.IntEnum):
+    """Where an uplink is."""
+
+    DOWN = 0
+    GREETING = 1
+    UP = 2
+    #: The broker refused the greeting for good.
+    REFUSED = 3
+
+
+class Input(enum.IntEnum):
+    """What can happen to an uplink."""
+
+    CONNECTED = 0
+    WELCOME = 1
+    REFUSAL = 2
+    LOST = 3
+
+
+TRANSITIONS: Final[dict[State, dict[Input, State]]] = {
+    State.DOWN: {Input.CONNECTED: State.GREETING, Input.LOST: State.DOWN},
+    State.GREETING: {Input.WELCOME: State.UP, Input.REFUSAL: State.REFUSED, Input.LOST: State.DOWN},
+    State.UP: {Input.REFUSAL: State.REFUSED, Input.LOST: State.DOWN},
+    State.REFUSED: {Input.LOST: State.DOWN},
+}
+
+
+class Greeted(enum.Enum):
+    """How a WELCOME left the session."""
+
+    FRESH = "fresh"
+    RESUMED = "resumed"
+    REFUSED = "refused"
+    #: What came was no answer, but overtook it.
+    NOT_YET = "not yet"
+
+
+@attrs.frozen
+class Identity:
+    """What a peer says of itself in every greeting."""
+
+    #: Random, at least 16 bytes, known to this peer and its brokers alone.
+    session: bytes
+    name: str
+
+
+class Uplink:
+    """A session with one broker, seen from the peer that dials."""
+
+    def __init__(self, endpoint: str, identity: Identity, settings: Settings, dirty: list[Link]) -> None:
+        self.endpoint = endpoint
+        self.link = Link(dirty)
+        self._hello: Hello
+        self.state = State.DOWN
+        self.broker = ""
+        self.epoch = b""
+        #: What the broker takes; until it said so, what we would.
+        self.limits = Limits.of(settings)
+        #: Why the broker refused the greeting, or the connection was lost; for people.
+        self.reason = ""
+        #: The broker wants no new requests.
+        self.draining = False
+        self._identity = identity
+        self._settings = settings
+
+    def __repr__(self) -> str:
+        return f"<Uplink {self.endpoint} {self.state.name}>"
+
+    @property
+    def up(self) -> bool:
+        """Commands put now leave at once."""
+        return self.state is State.UP
+
+    def _step(self, event: Input) -> None:
+        try:
+            self.state = TRANSITIONS[self.state][event]
+        except KeyError:
+            raise ProtocolError(f"{event.name} while {self.state.name}") from None
+
+    def connected(self, offers: list[Offer] | None) -> None:
+        """Greet the broker over a new connection."""
+        self._step(Input.CONNECTED)
+        self.link.close()
+        self.link.peer = self.endpoint
+        self._hello = Hello(
+            version=VERSION,
+            session=self._identity.session,
+            name=self._identity.name,
+            epoch=self.epoch,
+            limits=Limits.of(self._settings),
+            heartbeat=self._settings.heartbeat,
+            features=[],
+            offers=offers,
+        )
+        self._greet()
+
+    def _greet(self) -> None:
+        self.link.put_uncounted(self._hello, received=self.link.received)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone."""
+        self._step(Input.LOST)
+        self.reason = reason
+        self.draining = False
+        self.link.close()
+
+    def receive(self, frames: Sequence[Frame]) -> list[Any]:
+        """Return the commands of a message, the BATCH first; before the broker's WELCOME, none.
+
+        Raises:
+            ProtocolError: it can't be read, or is no answer to our greeting.
+        """
+        return self.link.receive(frames) if self.state is State.UP else []
+
+    def greet(self, frames: Sequence[Frame]) -> Greeted:
+        """Read the broker's answer to the greeting; if it refused, `reason` tells why.
+
+        Raises:
+            ProtocolError: it can't be read, or is no answer to a greeting.
+        """
+        commands, _ = zmdp1.decode(frames)
+        if commands[0].sequence:
+            return Greeted.NOT_YET
+        answer = commands[1] if len(commands) > 1 else None
+        if isinstance(answer, Goodbye):
+            self.reason = answer.reason
+            self._step(Input.REFUSAL)
+            return Greeted.REFUSED
+        if not isinstance(answer, Welcome):
+            raise ProtocolError("the broker did not answer the greeting")
+        return self._welcome(answer, commands[0].received)
+
+    def _welcome(self, answer: Welcome, received: int) -> Greeted:
+        resumed = answer.resumed and answer.epoch == self.epoch
+        if not resumed:
+            self.link.reset()
+            self.link.drop_outbox()
+            received = 0
+        self._step(Input.WELCOME)
+        self.broker, self.epoch, self.limits = answer.broker, answer.epoch, answer.limits
+        self.reason = ""
+        assert self.link.peer is not None
+        self.link.open(self.link.peer, received)
+        return Greeted.RESUMED if resumed else Greeted.FRESH
+
+    def beat(self, *, busy: bool) -> None:
+        """Say what is due after a heartbeat interval: nothing at all, on an idle session."""
+        if self.state is State.GREETING:
+            self._greet()
+        elif self.state is State.UP:
+            if busy or self.link.awaits_ack:
+                self.link.put(Heartbeat())
+            self.link.acknowledge()
+
+    def goodbye(self) -> None:
+        """End the session for good: the last thing that is sent."""
+        if self.up:
+            self.link.put(Goodbye())
+        elif self.link.peer is not None:
+            self.link.put_uncounted(Goodbye())

@@ -1,0 +1,6 @@
+"""The worker's machine."""
+
+from .execution import Execution as Execution
+from .execution import ExecutionState as ExecutionState
+from .machine import WorkerEvent as WorkerEvent
+from .machine import WorkerMachine as WorkerMachine

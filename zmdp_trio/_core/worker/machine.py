@@ -1,0 +1,300 @@
+"""The worker's machine: requests in, replies out, over one uplink per broker."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from ..._errors import Code, MessageTooLarge, ProtocolError
+from ..._settings import Settings
+from ..._wire import commands as c
+from ..dialler import Dialler
+from ..link import weight
+from ..uplink import Greeted, Identity, Uplink
+from .execution import Execution, ExecutionInput, ExecutionState
+from .leases import Leases
+
+#: Bytes of an error's message and details that are sent; more is cut off, or left out.
+MAX_ERROR_MESSAGE = 4 * 2**10
+MAX_ERROR_DETAILS = 64 * 2**10
+
+
+class WorkerEvent(enum.IntEnum):
+    """What the shell is told of an execution."""
+
+    #: Run its handler.
+    START = 0
+    #: Cancel its handler.
+    CANCEL = 1
+    #: It has credit again.
+    CREDIT = 2
+    #: Its deadline was moved.
+    DEADLINE = 3
+
+
+class WorkerMachine(Dialler):
+    """Executions, their replies, credit, leases, and the drain.
+
+    `take_events` returns what the shell has to do.  Whatever becomes of a handler, the shell reports it with one of
+    `finish`, `fail`, and `reject`, and only then is its slot free.
+    """
+
+    def __init__(self, identity: Identity, settings: Settings, services: Mapping[str, int]) -> None:
+        """Make a worker's machine; `services` maps each service's name to its slots."""
+        super().__init__(identity, settings)
+        self._leases: dict[str, Leases[Uplink]] = {name: Leases(slots) for name, slots in services.items()}
+        self._held: dict[Uplink, dict[int, Execution]] = {}
+        self._strays: set[Execution] = set()
+        self._events: list[tuple[WorkerEvent, Execution]] = []
+        self._undrained: set[Uplink] = set()
+        self.draining = False
+        #: A WELCOME has come: the services can be called.
+        self.welcomed = False
+        self.received = self.replied = self.failed = self.cancelled = self.rejected = 0
+
+    # ---- for the shell
+
+    def add(self, endpoint: str) -> Uplink:
+        uplink = super().add(endpoint)
+        self._held[uplink] = {}
+        return uplink
+
+    def take_events(self) -> list[tuple[WorkerEvent, Execution]]:
+        """Return what is to be done, and forget it."""
+        events, self._events = self._events, []
+        return events
+
+    def partial(self, execution: Execution, content: int, body: bytes) -> None:
+        """Send a partial reply; the execution must be active and have credit.
+
+        Raises:
+            MessageTooLarge: the broker would not take it.
+        """
+        size = len(body)
+        if size > execution.uplink.limits.message:
+            raise self._too_large(execution, size)
+        execution.messages -= 1
+        execution.bytes -= size
+        execution.partials += 1
+        execution.uplink.link.put(c.Partial(execution.request.id, content, body), size)
+
+    def finish(self, execution: Execution, content: int, body: bytes) -> None:
+        """Send the final reply, or what stands for it if the broker would not take that one."""
+        size = len(body)
+        if size > execution.uplink.limits.message:
+            self.fail(execution, Code.INTERNAL, str(self._too_large(execution, size)))
+            return
+        if execution.active:
+            self.replied += 1
+        else:
+            self.cancelled += 1
+        self._end(execution, c.Final(execution.request.id, content, body), size)
+
+    def fail(self, execution: Execution, code: Code, message: str, *, reason: str = "", details: bytes = b"") -> None:
+        """End with an error."""
+        if len(details) > MAX_ERROR_DETAILS:
+            details = b""
+            message += " (details left out: too large)"
+        if execution.active:
+            self.failed += 1
+        else:
+            self.cancelled += 1
+        error = c.Error(execution.request.id, code.value, reason, message[:MAX_ERROR_MESSAGE], details)
+        self._end(execution, error, weight(error))
+
+    def reject(self, execution: Execution) -> None:
+        """Hand the request back, for another worker to run."""
+        self._end(execution, c.Reject(execution.request.id), 0)
+        self.rejected += 1
+
+    def heartbeat(self, execution: Execution) -> None:
+        """Tell the caller that its request is being worked on."""
+        if execution.active:
+            execution.uplink.link.put(c.Heartbeat([c.Held(execution.request.id)]))
+
+    def drain(self) -> None:
+        """Ask every broker for no more requests; `drained` tells when they all have said so."""
+        if not self.draining:
+            self.draining = True
+            self._undrained = {uplink for uplink in self.uplinks.values() if uplink.up}
+            for uplink in self._undrained:
+                uplink.link.put(c.Drain())
+
+    @property
+    def drained(self) -> bool:
+        """No broker will send another request, and nothing runs."""
+        return self.draining and not self._undrained and not self.running
+
+    @property
+    def running(self) -> int:
+        """Handlers that have not ended."""
+        return sum(map(len, self._held.values())) + len(self._strays)
+
+    def cancel_all(self) -> None:
+        """Cancel every handler: their outcomes are still reported."""
+        for held in self._held.values():
+            for execution in held.values():
+                self._cancel(execution)
+
+    def goodbye(self) -> None:
+        """Take leave of every broker."""
+        for uplink in self.uplinks.values():
+            uplink.goodbye()
+
+    # ---- sessions
+
+    def _offers(self, uplink: Uplink) -> list[c.Offer] | None:
+        if self.draining:
+            return []
+        return [c.Offer(name, leases.offer(uplink)) for name, leases in self._leases.items()]
+
+    def _holds(self, uplink: Uplink) -> bool:
+        return bool(self._held[uplink])
+
+    def _on_up(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
+        self.welcomed = True
+        for leases in self._leases.values():
+            if greeted is Greeted.FRESH:
+                leases.fresh(uplink)
+            else:
+                leases.resumed(uplink)
+        if greeted is Greeted.FRESH:
+            self._orphan(uplink)
+        self._share_out()
+
+    def _on_down(self, uplink: Uplink, now: float) -> None:
+        """Handlers go on: the session may come back."""
+        self._undrained.discard(uplink)
+
+    def _on_given_up(self, uplink: Uplink, now: float) -> None:
+        uplink.link.drop_outbox()
+        for leases in self._leases.values():
+            leases.close(uplink)
+        self._undrained.discard(uplink)
+        self._orphan(uplink)
+        self._share_out()
+
+    def _on_timer(self, key: Any, now: float) -> None:
+        """Set none: the handlers' deadlines are the shell's cancel scopes."""
+
+    def _orphan(self, uplink: Uplink) -> None:
+        """The session is over: nobody wants what its handlers have to say."""
+        for execution in self._held[uplink].values():
+            execution.orphaned = True
+            self._strays.add(execution)
+            self._cancel(execution)
+        self._held[uplink] = {}
+
+    def _share_out(self) -> None:
+        for name, leases in self._leases.items():
+            for uplink, slots in leases.changes():
+                if uplink.up:
+                    uplink.link.put(c.Slots(name, slots))
+
+    # ---- receiving
+
+    def _on_request(self, uplink: Uplink, request: c.Request, now: float) -> None:
+        if request.id in self._held[uplink]:
+            raise ProtocolError(f"request {request.id} came twice")
+        leases = self._leases.get(request.service)
+        if leases is None or self.draining and uplink not in self._undrained:
+            uplink.link.put(c.Reject(request.id))
+            return
+        self.received += 1
+        leases.lease(uplink).running += 1
+        execution = Execution(request, uplink, now)
+        self._held[uplink][request.id] = execution
+        self._events.append((WorkerEvent.START, execution))
+
+    def _on_cancel(self, uplink: Uplink, command: c.Cancel, now: float) -> None:
+        execution = self._held[uplink].get(command.id)
+        if execution is not None:
+            self._cancel(execution)
+
+    def _cancel(self, execution: Execution) -> None:
+        if execution.state is ExecutionState.RUNNING:
+            execution.step(ExecutionInput.CANCEL)
+            self._events.append((WorkerEvent.CANCEL, execution))
+
+    def _on_credit(self, uplink: Uplink, credit: c.Credit, now: float) -> None:
+        execution = self._held[uplink].get(credit.id)
+        if execution is None:
+            return
+        starved = not execution.has_credit
+        execution.messages += credit.messages
+        execution.bytes += credit.bytes
+        if starved and execution.has_credit:
+            self._events.append((WorkerEvent.CREDIT, execution))
+        if credit.left is not None:
+            self._move_deadline(execution, now + credit.left)
+
+    def _on_heartbeat(self, uplink: Uplink, heartbeat: c.Heartbeat, now: float) -> None:
+        for held in heartbeat.held:
+            execution = self._held[uplink].get(held.id)
+            if execution is not None and held.left is not None:
+                self._move_deadline(execution, now + held.left)
+
+    def _move_deadline(self, execution: Execution, deadline: float) -> None:
+        execution.deadline = deadline
+        self._events.append((WorkerEvent.DEADLINE, execution))
+
+    def _on_slots(self, uplink: Uplink, command: c.Slots, now: float) -> None:
+        leases = self._leases.get(command.service)
+        if leases is not None:
+            leases.acknowledged(uplink, command.slots)
+            self._share_out()
+
+    def _on_drained(self, uplink: Uplink, command: c.Drained, now: float) -> None:
+        self._undrained.discard(uplink)
+
+    def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
+        """A BATCH was the link's; a broker's DRAIN ends with its GOODBYE, and changes nothing here until then."""
+
+    _handlers = {
+        c.Batch: _ignore,
+        c.Request: _on_request,
+        c.Cancel: _on_cancel,
+        c.Credit: _on_credit,
+        c.Heartbeat: _on_heartbeat,
+        c.Slots: _on_slots,
+        c.Drain: _ignore,
+        c.Drained: _on_drained,
+        c.Goodbye: Dialler._on_goodbye,
+    }
+
+    # ---- the end
+
+    def _end(self, execution: Execution, outcome: c.Command, size: int) -> None:
+        execution.step(ExecutionInput.END)
+        leases = self._leases[execution.request.service]
+        if execution.orphaned:
+            self._strays.discard(execution)
+            leases.stray -= 1
+            self._share_out()
+            return
+        uplink = execution.uplink
+        del self._held[uplink][execution.request.id]
+        leases.lease(uplink).running -= 1
+        uplink.link.put(outcome, size)
+
+    def _too_large(self, execution: Execution, size: int) -> MessageTooLarge:
+        limit = execution.uplink.limits.message
+        return MessageTooLarge(
+            f"a reply of {size:,} bytes, the limit is {limit:,}", service=execution.request.service
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the numbers that the shell's record is made of."""
+        held = [execution for held in self._held.values() for execution in held.values()]
+        cancelling = sum(not execution.active for execution in held) + len(self._strays)
+        return {
+            "received": self.received,
+            "replied": self.replied,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "rejected": self.rejected,
+            "running": self.running - cancelling,
+            "cancelling": cancelling,
+            "protocol_errors": self.protocol_errors,
+        }

@@ -1,0 +1,309 @@
+"""Drives a machine over ports: the one pump, and the only reader of Trio's clock.
+
+A turn is synchronous: take what has come, let the machine and its shell act, do what is due, send what is ready, until
+there is nothing left.  Two kinds of tasks take turns: each port's `run`, when there is news from the network, and
+`Engine.run`, at the machine's deadline or when somebody called `wake` because the machine has something to send.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+from ._core.broker import BrokerMachine
+from ._core.dialler import Dialler
+from ._core.link import Link
+from ._core.uplink import Uplink
+from ._settings import Settings
+from ._transport import DIALLED, Connected, EndpointError, Lost, Options, PeerGone, Port, dial
+from ._wire.frames import Frames
+
+#: Rounds of receiving and sending in one turn, after which other tasks get theirs.
+ROUNDS: Final = 16
+#: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.
+FIRST_DELAY: Final = 0.05
+LAST_DELAY: Final = 2.0
+
+
+def clock() -> float:
+    """Return the time on Trio's clock, in seconds."""
+    return trio.current_time()
+
+
+def transport_options(settings: Settings) -> Options:
+    """Return what a port must know of the settings."""
+    # The commands' frame and ZMDP/1's own overhead come on top of the largest body.
+    return Options(
+        heartbeat=settings.heartbeat, misses=settings.misses, max_frame=max(settings.max_message, 2**20) + 2**16
+    )
+
+
+class Machine(Protocol):
+    """What the engine asks of every machine."""
+
+    @property
+    def deadline(self) -> float: ...
+    def handle_timer(self, *, now: float) -> None: ...
+    def take_dirty(self) -> list[Link]: ...
+
+
+class Engine(ABC):
+    """The pump; subclasses know where messages come from and go to."""
+
+    def __init__(self, machine: Machine, act: Callable[[], None]) -> None:
+        """Make an engine.
+
+        Args:
+            machine: what is driven.
+            act: the shell's part of a turn: do what the machine has found out.
+        """
+        self._machine = machine
+        self._act = act
+        self._blocked: list[Link] = []
+        self._sleeper: trio.lowlevel.Task | None = None
+        self._life = trio.CancelScope()
+        self._closed = False
+        self._scope = trio.CancelScope()
+
+    @abstractmethod
+    def _receive(self, now: float) -> bool:
+        """Feed the machine what has come; tell whether there was anything."""
+
+    @abstractmethod
+    def _send(self, link: Link, frames: Frames) -> bool:
+        """Offer a message to the link's port.  Raises PeerGone."""
+
+    @abstractmethod
+    def _gone(self, link: Link, now: float) -> None:
+        """The link's peer can't be reached."""
+
+    def turn(self) -> None:
+        """Do all there is to do now, and return."""
+        if self._closed:
+            return
+        now = trio.current_time()
+        machine = self._machine
+        blocked, self._blocked = self._blocked, []
+        for link in blocked:
+            link.schedule()
+        for _ in range(ROUNDS):
+            received = self._receive(now)
+            if now >= machine.deadline:
+                machine.handle_timer(now=now)
+            self._act()
+            if not self._flush(now) and not received:
+                break
+        else:
+            self.wake()
+        if machine.deadline < self._scope.deadline:
+            self._scope.deadline = machine.deadline
+
+    def _flush(self, now: float) -> bool:
+        sent = False
+        for link in self._machine.take_dirty():
+            link.scheduled = False
+            while link.peer is not None and (frames := link.next_batch()) is not None:
+                sent = True
+                try:
+                    taken = self._send(link, frames)
+                except PeerGone:
+                    self._gone(link, now)
+                    break
+                if not taken:
+                    self._blocked.append(link)
+                    break
+                link.batch_sent()
+        return sent
+
+    def wake(self) -> None:
+        """Have a turn taken soon."""
+        if self._sleeper is not None:
+            trio.lowlevel.reschedule(self._sleeper)
+            self._sleeper = None
+
+    async def run(self) -> None:
+        """Take turns until closed or cancelled."""
+        with self._life:
+            async with trio.open_nursery() as nursery:
+                self._run_ports(nursery)
+                await self._take_turns()
+
+    def close(self) -> None:
+        """Send what is ready, end `run`, and let go of every port."""
+        if not self._closed:
+            self.turn()
+            self._closed = True
+            self._life.cancel()
+            for port in self._ports():
+                port.close()
+
+    async def _serve(self, port: Port) -> None:
+        """Take turns at the news of a port."""
+        try:
+            await port.run(self.turn)
+        except trio.ClosedResourceError:
+            if not self._closed:
+                raise
+
+    @abstractmethod
+    def _run_ports(self, nursery: trio.Nursery) -> None:
+        """Start the tasks that take turns at the network's news."""
+
+    @abstractmethod
+    def _ports(self) -> list[Port]:
+        """The ports that are open."""
+
+    async def _take_turns(self) -> None:
+        """Take turns when woken or when something is due."""
+        while True:
+            with trio.CancelScope() as self._scope:
+                while True:
+                    self._scope.deadline = self._machine.deadline
+                    await self._sleep()
+                    self.turn()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self.turn()
+
+    async def _sleep(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._sleeper = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._sleeper = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+class BrokerEngine(Engine):
+    """One bound port, many peers."""
+
+    def __init__(self, machine: BrokerMachine, port: Port, act: Callable[[], None]) -> None:
+        super().__init__(machine, act)
+        self._broker = machine
+        self._port = port
+
+    def _run_ports(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._serve, self._port)
+
+    def _ports(self) -> list[Port]:
+        return [self._port]
+
+    def _receive(self, now: float) -> bool:
+        received = self._port.receive()
+        for peer, what in received:
+            if type(what) is list:
+                self._broker.receive(peer, what, now=now)
+            elif isinstance(what, Lost):
+                self._broker.lost(peer, now=now)
+        return bool(received)
+
+    def _send(self, link: Link, frames: Frames) -> bool:
+        return self._port.send(link.peer, frames)
+
+    def _gone(self, link: Link, now: float) -> None:
+        self._broker.lost(link.peer, now=now)
+
+
+class _Connection:
+    """A dialled port, and the scope that its task lives in."""
+
+    def __init__(self, uplink: Uplink, port: Port) -> None:
+        self.uplink = uplink
+        self.port = port
+        self.scope = trio.CancelScope()
+
+
+class DialEngine(Engine):
+    """One dialled port per broker, dialled again when it is lost."""
+
+    def __init__(self, machine: Dialler, act: Callable[[], None], settings: Settings) -> None:
+        super().__init__(machine, act)
+        self._dialler = machine
+        self._options = transport_options(settings)
+        self._connections: dict[str, _Connection] = {}
+
+    def open(self) -> None:
+        """Dial every broker; `run` must follow.
+
+        Raises:
+            EndpointError: an endpoint is malformed.
+        """
+        try:
+            for uplink in self._dialler.uplinks.values():
+                self._connect(uplink)
+        except EndpointError:
+            for connection in self._connections.values():
+                connection.port.close()
+            raise
+
+    def _run_ports(self, nursery: trio.Nursery) -> None:
+        for uplink in self._dialler.uplinks.values():
+            nursery.start_soon(self._keep_connected, uplink)
+
+    def _connect(self, uplink: Uplink) -> None:
+        self._connections[uplink.endpoint] = _Connection(uplink, dial(uplink.endpoint, self._options))
+
+    async def _keep_connected(self, uplink: Uplink) -> None:
+        delay = FIRST_DELAY
+        while True:
+            connection = self._connections.get(uplink.endpoint)
+            if connection is not None:
+                since = clock()
+                await self._serve_connection(connection)
+                if clock() - since > LAST_DELAY:
+                    delay = FIRST_DELAY
+            # Jitter, so that the peers of a restarted broker don't all come at once.
+            await trio.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(2 * delay, LAST_DELAY)
+            try:
+                self._connect(uplink)
+            except EndpointError as error:
+                uplink.reason = str(error)
+
+    def _ports(self) -> list[Port]:
+        return [connection.port for connection in self._connections.values()]
+
+    async def _serve_connection(self, connection: _Connection) -> None:
+        """Take turns at the news of one connection until it is lost."""
+        with connection.scope:
+            await self._serve(connection.port)
+        del self._connections[connection.uplink.endpoint]
+        connection.port.close()
+
+    def _receive(self, now: float) -> bool:
+        anything = False
+        for connection in list(self._connections.values()):
+            for _, what in connection.port.receive():
+                anything = True
+                if type(what) is list:
+                    self._dialler.receive(connection.uplink, what, now=now)
+                elif isinstance(what, Connected):
+                    self._dialler.connected(connection.uplink, now=now)
+                elif isinstance(what, Lost):
+                    self._drop(connection, what.reason, now)
+        for uplink in self._dialler.take_unusable():
+            connection = self._connections.get(uplink.endpoint)
+            if connection is not None:
+                self._drop(connection, uplink.reason, now)
+        return anything
+
+    def _drop(self, connection: _Connection, reason: str, now: float) -> None:
+        if not connection.scope.cancel_called:
+            connection.scope.cancel()
+            self._dialler.lost(connection.uplink, reason, now=now)
+
+    def _send(self, link: Link, frames: Frames) -> bool:
+        connection = self._connections.get(link.peer)
+        if connection is None:
+            raise PeerGone(link.peer)
+        return connection.port.send(DIALLED, frames)
+
+    def _gone(self, link: Link, now: float) -> None:
+        connection = self._connections.get(link.peer)
+        if connection is not None:
+            self._drop(connection, "the broker can't be reached", now)
+        else:
+            link.close()

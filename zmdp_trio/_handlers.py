@@ -1,0 +1,148 @@
+"""Running handlers: the four shapes, from a decoded payload to the value of the final reply."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from . import _payload
+from ._request import Request, SyncRequest
+from ._service import Final as FinalReply
+from ._service import Service, Shape
+
+if TYPE_CHECKING:
+    from ._worker import Run
+
+#: Seconds between two looks at the deadline while a thread waits for credit.
+LOOK: Final = 0.02
+
+
+async def run_handler(service: Service[..., Any], payload: Any, run: Run) -> Any:
+    """Run a handler to its end, and return the value of its final reply."""
+    if service.shape is Shape.COROUTINE:
+        return await service.call(payload, Request(run))
+    if service.shape is Shape.ASYNC_GENERATOR:
+        return await _drive(service.call(payload, Request(run)), run)
+    return await _run_in_thread(service, payload, run)
+
+
+async def _drive(generator: AsyncGenerator[Any, None], run: Run) -> Any:
+    """Send what an async generator yields, from one task and with no scope of ours around its steps.
+
+    The wait for credit happens inside whatever scopes and nurseries the generator has open where it yields, so
+    whatever the wait raises belongs to it: it is thrown in at the yield.  A scope of ours that was opened in one step
+    and closed in another would corrupt Trio's stack of scopes.
+    """
+    try:
+        step = generator.__anext__()
+        while True:
+            try:
+                value = await step
+            except StopAsyncIteration:
+                return None
+            if type(value) is FinalReply:
+                return value.value
+            try:
+                await run.send(value)
+            except BaseException as error:
+                step = generator.athrow(error)
+            else:
+                step = generator.__anext__()
+    finally:
+        await _close(generator)
+
+
+async def _close(generator: AsyncGenerator[Any, None]) -> None:
+    """Close a generator; one that was in a nursery of its own raises its GeneratorExit in a group."""
+    try:
+        await generator.aclose()
+    except BaseExceptionGroup as group:
+        _, rest = group.split(GeneratorExit)
+        if rest is not None:
+            raise rest from group
+
+
+async def _run_in_thread(service: Service[..., Any], payload: Any, run: Run) -> Any:
+    """Run a sync handler in one thread, from start to end."""
+    outbox = run.outbox = ThreadOutbox(run)
+
+    def work() -> Any:
+        result = service.call(payload, SyncRequest(run))
+        return _drive_in_thread(result, outbox) if service.shape is Shape.GENERATOR else result
+
+    try:
+        return await trio.to_thread.run_sync(work, limiter=run.limiter)
+    finally:
+        outbox.flush()
+
+
+def _drive_in_thread(generator: Generator[Any, None, Any], outbox: ThreadOutbox) -> Any:
+    """Send what a sync generator yields; return what it returns.  Cancelled at a yield, it is closed there."""
+    try:
+        value = next(generator)
+        while type(value) is not FinalReply:
+            try:
+                outbox.send(value)
+            except Exception as error:
+                value = generator.throw(error)
+            else:
+                value = next(generator)
+        return value.value
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        generator.close()
+
+
+class ThreadOutbox:
+    """Partial replies on their way from a handler's thread to the machine.
+
+    The thread takes credit here and queues; the Trio thread moves the queue on, all there is at once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._token = trio.lowlevel.current_trio_token()
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[int, bytes]] = deque()
+        self._messages = run.execution.messages
+        self._bytes = run.execution.bytes
+        self._active = run.execution.active
+
+    def send(self, value: Any) -> None:
+        """From the thread: queue a partial reply; block until there is credit for it.
+
+        Raises:
+            trio.Cancelled: the request was cancelled, or its deadline passed.
+        """
+        content, body = _payload.encode(value)
+        self._run.check_size(len(body))
+        with self._changed:
+            while not (self._active and self._messages > 0 and self._bytes > 0):
+                # A cancellation wakes us; that the deadline passed, only the next look at it shows.
+                trio.from_thread.check_cancelled()
+                self._changed.wait(LOOK)
+            self._messages -= 1
+            self._bytes -= len(body)
+            self._queue.append((content, body))
+        self._token.run_sync_soon(self.flush, idempotent=True)
+
+    def flush(self) -> None:
+        """From Trio: hand the queue to the machine."""
+        with self._changed:
+            queue, self._queue = self._queue, deque()
+        for content, body in queue:
+            self._run.put(content, body)
+
+    def update(self) -> None:
+        """From Trio: the execution has other credit, or was cancelled."""
+        execution = self._run.execution
+        with self._changed:
+            self._messages = execution.messages - len(self._queue)
+            self._bytes = execution.bytes - sum(len(body) for _, body in self._queue)
+            self._active = execution.active
+            self._changed.notify_all()

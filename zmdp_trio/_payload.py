@@ -1,0 +1,97 @@
+"""Python values to bodies and back: bytes travel untouched, anything else as MessagePack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ._errors import Code, InvalidArgument, RequestError
+from ._wire.commands import Content
+
+BYTES, MSGPACK, JSON = int(Content.BYTES), int(Content.MSGPACK), int(Content.JSON)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+_decode_json = msgspec.json.Decoder().decode
+#: What msgspec raises for a value that it can't encode, beside its own errors.
+_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def encode(value: Any) -> tuple[int, bytes]:
+    """Return a value's content type and body.
+
+    Raises:
+        InvalidArgument: it is no bytes-like value, and MessagePack has no form for it.
+    """
+    if type(value) is bytes:
+        return BYTES, value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return BYTES, bytes(value)
+    try:
+        return MSGPACK, _encode(value)
+    except _UNENCODABLE as error:
+        raise InvalidArgument(f"a {type(value).__name__} that can't be encoded: {error}") from error
+
+
+def decode(content: int, body: Any) -> Any:
+    """Return the value that a body stands for.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    if content == MSGPACK:
+        try:
+            return _decode(body)
+        except _UNREADABLE as error:
+            raise ValueError(f"unreadable MessagePack: {error}") from error
+    if content == BYTES:
+        return body if type(body) is bytes else bytes(body)
+    if content == JSON:
+        try:
+            return _decode_json(body)
+        except _UNREADABLE as error:
+            raise ValueError(f"unreadable JSON: {error}") from error
+    raise ValueError(f"content type {content} is unknown")
+
+
+def decode_reply(content: int, body: Any, service: str) -> Any:
+    """Return the value that a reply stands for.
+
+    Raises:
+        RequestError: INTERNAL, it can't be read.
+    """
+    try:
+        return decode(content, body)
+    except ValueError as error:
+        raise RequestError(f"the reply can't be read: {error}", code=Code.INTERNAL, service=service) from error
+
+
+class TypedDecoder:
+    """Reads bodies as one annotated type, and validates them."""
+
+    def __init__(self, annotation: Any) -> None:
+        """Make a decoder.
+
+        Raises:
+            TypeError: msgspec can't validate this annotation.
+        """
+        self._type = annotation
+        self._msgpack = msgspec.msgpack.Decoder(annotation)
+        self._json = msgspec.json.Decoder(annotation)
+
+    def __call__(self, content: int, body: Any) -> Any:
+        """Return the value.
+
+        Raises:
+            ValueError: it can't be read, or does not fit; says where.
+        """
+        try:
+            if content == MSGPACK:
+                return self._msgpack.decode(body)
+            if content == JSON:
+                return self._json.decode(body)
+            return msgspec.convert(decode(content, body), self._type, builtin_types=(bytes, bytearray, memoryview))
+        except _UNREADABLE as error:
+            raise ValueError(str(error)) from error

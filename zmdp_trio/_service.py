@@ -1,0 +1,237 @@
+"""`@service`: functions that become services."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import attrs
+
+from . import _payload
+from ._request import Request, SyncRequest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_CONTEXTS = (Request, SyncRequest)
+#: Annotations that take whatever came.
+_ANYTHING = (inspect.Parameter.empty, Any, object)
+
+
+@attrs.frozen
+class Final(Generic[T]):
+    """Yielded last by a generator: the final reply.  Nothing after it runs but cleanup."""
+
+    value: T
+
+
+class Shape(enum.Enum):
+    """The four kinds of functions that can be services."""
+
+    COROUTINE = "coroutine"
+    ASYNC_GENERATOR = "async generator"
+    FUNCTION = "function"
+    GENERATOR = "generator"
+
+    @property
+    def sync(self) -> bool:
+        """It runs in a thread."""
+        return self in (Shape.FUNCTION, Shape.GENERATOR)
+
+
+def _shape_of(function: Callable[..., Any]) -> Shape:
+    target = inspect.unwrap(function)
+    while isinstance(target, functools.partial):
+        target = target.func
+    if not inspect.isroutine(target):
+        target = getattr(target, "__call__", target)  # noqa: B004  an instance that can be called
+    if inspect.isasyncgenfunction(target):
+        return Shape.ASYNC_GENERATOR
+    if inspect.iscoroutinefunction(target):
+        return Shape.COROUTINE
+    return Shape.GENERATOR if inspect.isgeneratorfunction(target) else Shape.FUNCTION
+
+
+class Service(Generic[P, R]):
+    """A function and the name that it serves under; call it like the function itself.
+
+    Attributes:
+        name: what clients ask for.
+        concurrency: requests at once per worker; None for the worker's default.
+        expose_errors: whether callers see the messages of unexpected exceptions, not just their types.
+        shape: which of the four kinds of handler it is.
+    """
+
+    def __init__(
+        self, name: str, function: Callable[P, R], *, concurrency: int | None, expose_errors: bool, names: dict[str, Any]
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a service's name is a string of at least one character, not {name!r}")
+        if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
+            raise ValueError(f"concurrency must be a whole number, 1 or more, not {concurrency!r}")
+        if not callable(function):
+            raise TypeError(f"a service is a function, not {function!r}")
+        self.name = name
+        self.function = function
+        self.concurrency = concurrency
+        self.expose_errors = expose_errors
+        self.shape = _shape_of(function)
+        parameters = _Parameters.of(name, function, names)
+        self._takes_payload = parameters.payload is not None
+        self._bind = parameters.binder(function)
+        #: Turns (content type, body) into the payload; raises ValueError.
+        self.decode = parameters.decoder(name)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def call(self, payload: Any, request: Any) -> Any:
+        """Call the function with the arguments that its signature asks for."""
+        return self._bind(payload, request)
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name!r} {self.shape.value}>"
+
+
+@attrs.frozen
+class _Parameters:
+    """Where a function takes the payload and the request's context."""
+
+    payload: inspect.Parameter | None
+    context: inspect.Parameter | None
+
+    @classmethod
+    def of(cls, name: str, function: Callable[..., Any], names: dict[str, Any]) -> _Parameters:
+        """Read a signature.
+
+        Raises:
+            TypeError: it can't be served, and why.
+        """
+        payload = context = None
+        for parameter in _signature(name, function, names).parameters.values():
+            if parameter.annotation in _CONTEXTS:
+                if context is not None:
+                    raise TypeError(f"service {name!r}: two parameters are annotated as Request")
+                context = parameter
+            elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise TypeError(f"service {name!r}: *{parameter.name} can't be served, only one payload comes")
+            elif payload is None:
+                payload = parameter
+            elif parameter.default is parameter.empty:
+                raise TypeError(
+                    f"service {name!r}: {parameter.name!r} would be a second payload; "
+                    "annotate the request's context as `request: Request`"
+                )
+        return cls(payload, context)
+
+    def binder(self, function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+        """Return what calls the function with (payload, request)."""
+        payload, context = self.payload, self.context
+        if payload is None and context is None:
+            return lambda payload, request: function()
+        if context is None:
+            assert payload is not None
+            name = payload.name
+            if payload.kind is payload.KEYWORD_ONLY:
+                return lambda payload, request: function(**{name: payload})
+            return lambda payload, request: function(payload)
+        both = [parameter for parameter in (payload, context) if parameter is not None]
+        positional_only = [parameter.name for parameter in both if parameter.kind is parameter.POSITIONAL_ONLY]
+        if positional_only:
+            return lambda payload, request: self._call_mixed(function, payload, request)
+        if payload is None:
+            return lambda payload, request, *, name=context.name: function(**{name: request})
+        return lambda value, request, *, one=payload.name, two=context.name: function(**{one: value, two: request})
+
+    def _call_mixed(self, function: Callable[..., Any], value: Any, request: Any) -> Any:
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
+        for parameter, argument in ((self.payload, value), (self.context, request)):
+            if parameter is None:
+                continue
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                positional.append(argument)
+            else:
+                named[parameter.name] = argument
+        return function(*positional, **named)
+
+    def decoder(self, name: str) -> Callable[[int, Any], Any]:
+        """Return what reads and validates the payload."""
+        if self.payload is None:
+            return _payload.TypedDecoder(None)
+        annotation = self.payload.annotation
+        if annotation in _ANYTHING:
+            return _payload.decode
+        try:
+            return _payload.TypedDecoder(annotation)
+        except TypeError as error:
+            raise TypeError(f"service {name!r}: payloads can't be validated as {annotation!r}: {error}") from error
+
+
+def _signature(name: str, function: Callable[..., Any], names: dict[str, Any]) -> inspect.Signature:
+    """Return the signature with its annotations evaluated."""
+    try:
+        signature = inspect.signature(function)
+        hints = typing.get_type_hints(inspect.unwrap(function), localns=names, include_extras=True)
+    except (NameError, AttributeError) as error:
+        raise TypeError(f"service {name!r}: an annotation can't be evaluated: {error}") from error
+    except (TypeError, ValueError):
+        # No function proper (a partial, an instance that can be called): its annotations are taken as they are.
+        return inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+        for parameter in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
+
+
+@overload
+def service(
+    name: str, *, concurrency: int | None = None, expose_errors: bool = False
+) -> Callable[[Callable[P, R]], Service[P, R]]: ...
+@overload
+def service(
+    name: str, function: Callable[P, R], *, concurrency: int | None = None, expose_errors: bool = False
+) -> Service[P, R]: ...
+def service(
+    name: str,
+    function: Callable[..., Any] | None = None,
+    *,
+    concurrency: int | None = None,
+    expose_errors: bool = False,
+) -> Any:
+    """Make a service of a function.
+
+        @service("echo")
+        async def echo(payload):
+            return payload
+
+    The function is a coroutine function, an async generator function, or a sync function or generator function, which
+    runs in a thread.  It takes the payload, which is validated if it is annotated, and, if one is annotated as
+    `Request`, the request's context; both are optional.  What it yields are partial replies; what it returns, or for
+    an async generator what it yields in `Final`, is the final reply.
+
+    Args:
+        name: what clients ask for.
+        function: the function itself, where a decorator is not wanted: `service("echo", echo)`.
+        concurrency: requests that a worker runs at once; by default 100, or 32 for sync functions.
+        expose_errors: send the messages of unexpected exceptions to the callers, not just the types' names.
+
+    Raises:
+        TypeError: the signature can't be served, and why.
+        ValueError: the name or the concurrency is out of range.
+    """
+    # So that annotations may name what is local to the function that the service is defined in.
+    names = sys._getframe(1).f_locals
+
+    def decorate(function: Callable[..., Any]) -> Service[..., Any]:
+        return Service(name, function, concurrency=concurrency, expose_errors=expose_errors, names=names)
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,121 @@
+"""Every default, once.  docs/settings.md shows the same table, and a test holds the two together."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypedDict, Unpack
+
+import attrs
+
+KIB = 2**10
+MIB = 2**20
+
+
+def _seconds(_: Any, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (isinstance(value, int | float) and value >= 0):
+        raise ValueError(f"{attribute.name} must be seconds, 0 or more, not {value!r}")
+
+
+def _interval(_: Any, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (isinstance(value, int | float) and 0.01 <= value < math.inf):
+        raise ValueError(f"{attribute.name} must be seconds, 0.01 or more and finite, not {value!r}")
+
+
+def _count(_: Any, attribute: attrs.Attribute[int], value: int) -> None:
+    if not (isinstance(value, int) and value >= 1):
+        raise ValueError(f"{attribute.name} must be a whole number, 1 or more, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The limits and intervals of a broker, a worker, or a client.  Times in seconds, sizes in bytes."""
+
+    #: Seconds between heartbeats, of the transport (ZMTP) and of the protocol.
+    heartbeat: float = attrs.field(default=2.5, validator=_interval)
+    #: Heartbeats that may be missed before a connection counts as lost (L).
+    misses: int = attrs.field(default=3, validator=_count)
+    #: How long a request may go without a reply.
+    timeout: float = attrs.field(default=60.0, validator=_seconds)
+    #: How long a request waits for a connection to a broker, before it ends as BrokerLost.
+    connect: float = attrs.field(default=5.0, validator=_seconds)
+    #: How long a request waits for its service to appear, before it ends as ServiceNotFound.
+    appear: float = attrs.field(default=1.0, validator=_seconds)
+    #: How long a lost session may take to come back with what it held.
+    resume: float = attrs.field(default=10.0, validator=_seconds)
+    #: Requests that a worker runs at once per service: coroutines and async generators.
+    concurrency: int = attrs.field(default=100, validator=_count)
+    #: The same for sync functions and generators, which take a thread each.
+    sync_concurrency: int = attrs.field(default=32, validator=_count)
+    #: Partial replies that may be on their way per request.
+    credit_messages: int = attrs.field(default=64, validator=_count)
+    #: The same in bytes; while any is left, one message may overdraw it.
+    credit_bytes: int = attrs.field(default=MIB, validator=_count)
+    #: Bytes of partial replies that may be on their way or unread per connection.
+    connection_credit: int = attrs.field(default=16 * MIB, validator=_count)
+    #: Requests that may wait in one service's queue.
+    queue_requests: int = attrs.field(default=10_000, validator=_count)
+    #: Bytes of payload that may wait in one service's queue.
+    queue_bytes: int = attrs.field(default=256 * MIB, validator=_count)
+    #: Requests that one client may have waiting in one service's queue.
+    client_queue: int = attrs.field(default=4_096, validator=_count)
+    #: Bytes that may be queued for one peer: above it a worker gets no more work, a client that does not read is cut off.
+    outbox: int = attrs.field(default=256 * MIB, validator=_count)
+    #: Requests that one client may have outstanding in all.
+    client_requests: int = attrs.field(default=65_536, validator=_count)
+    #: Bytes in the largest payload or reply.
+    max_message: int = attrs.field(default=64 * MIB, validator=_count)
+    #: Bytes in the largest set of headers, names and values.
+    max_headers: int = attrs.field(default=16 * KIB, validator=_count)
+    #: Bytes (UTF-8) in the longest service name.
+    max_service_name: int = attrs.field(default=255, validator=_count)
+    #: How long a drain lets what runs go on.
+    drain_grace: float = attrs.field(default=30.0, validator=_seconds)
+    #: How long the outcome of a keyed request is remembered.
+    key_window: float = attrs.field(default=600.0, validator=_seconds)
+    #: Keys that are remembered at most.
+    key_limit: int = attrs.field(default=10_000, validator=_count)
+
+    @property
+    def silence(self) -> float:
+        """Seconds until a peer that vanished without a word has certainly been noticed: (L+1) x heartbeat."""
+        return self.heartbeat * (self.misses + 1)
+
+
+DEFAULTS = Settings()
+
+
+class Overrides(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments; a test holds the two equal."""
+
+    heartbeat: float
+    misses: int
+    timeout: float
+    connect: float
+    appear: float
+    resume: float
+    concurrency: int
+    sync_concurrency: int
+    credit_messages: int
+    credit_bytes: int
+    connection_credit: int
+    queue_requests: int
+    queue_bytes: int
+    client_queue: int
+    outbox: int
+    client_requests: int
+    max_message: int
+    max_headers: int
+    max_service_name: int
+    drain_grace: float
+    key_window: float
+    key_limit: int
+
+
+def settings_with(settings: Settings | None, **overrides: Unpack[Overrides]) -> Settings:
+    """Return `settings` (else the defaults) with some fields replaced.
+
+    Raises:
+        TypeError: there is no such setting.
+        ValueError: a value is out of range.
+    """
+    return attrs.evolve(settings or DEFAULTS, **overrides)

@@ -1,0 +1,87 @@
+"""The seam between the engine and a network.
+
+A `Port` is one side of a network: bound, with many peers, or dialled, with one.  It moves messages (lists of
+frames) and tells of connections; it knows no protocol.  Everything but `run` is synchronous and never blocks, so
+that no cancellation point stands between reading a message and handing it over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn, Protocol, TypeAlias
+
+import attrs
+
+from .._wire.frames import Frame, Frames
+
+#: The peer of a dialled port: it has only one.
+DIALLED: Final = b""
+
+
+class PeerGone(Exception):
+    """The peer that a message was meant for can't be reached, and won't be again under this name."""
+
+
+class EndpointError(Exception):
+    """An endpoint can't be bound or dialled: malformed, in use, not permitted.  Says which one and why."""
+
+
+@attrs.frozen
+class Connected:
+    """The connection to the dialled peer stands; messages may be sent."""
+
+
+@attrs.frozen
+class Lost:
+    """A connection ended, or never came to be.  A dialled port is of no more use after this."""
+
+    reason: str
+
+
+#: What `Port.receive` returns: who, and the frames that came or what happened to the connection.
+Received: TypeAlias = tuple[bytes, "Frames | Connected | Lost"]
+
+
+@attrs.frozen
+class Options:
+    """What a port must know of the protocol's settings."""
+
+    #: Seconds between probes of the connection by the transport itself; `math.inf` for none.
+    heartbeat: float = 2.5
+    #: Probes that may go unanswered before the connection counts as lost.
+    misses: int = 3
+    #: Bytes in the largest frame that is taken; a larger one ends the connection that it came on.
+    max_frame: int = 64 * 2**20 + 2**16
+
+    @property
+    def silence(self) -> float:
+        """Seconds without a sign of life after which a connection counts as lost."""
+        return self.heartbeat * self.misses if self.heartbeat < math.inf else math.inf
+
+
+class Port(Protocol):
+    """One side of a network.  Used from one Trio run; one task calls `run`, any task of that run the rest."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses in use, wildcards resolved: `tcp://127.0.0.1:*` reads `tcp://127.0.0.1:49152`."""
+
+    def receive(self) -> Sequence[Received]:
+        """Take what has come, in order, up to some bound; empty when there is nothing."""
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        """Hand a message over whole.
+
+        Returns:
+            False if the peer's queue is full: nothing was taken, offer it again when `run` next calls.
+
+        Raises:
+            PeerGone: the peer is unknown, or no longer connected.
+        """
+
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        """Call `ready` whenever `receive`, or a `send` that was refused, may have news; never return."""
+
+    def close(self) -> None:
+        """Let go of everything at once; messages already taken get a short, bounded time to leave."""

@@ -1,0 +1,131 @@
+"""What bound and dialled ports have in common: waiting, waking, and closing."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import trio
+import zmq
+
+from ._context import SharedContext
+from ._monitor import Monitor
+
+#: Messages that one `receive` takes at most, so that a flood on one port does not starve the run's other tasks.
+BATCH: Final = 256
+#: Bytes of large frames after which `receive` takes no more.
+BATCH_BYTES: Final = 8 * 2**20
+#: Bytes from which a frame is passed on by reference: as a `zmq.Frame` when it comes, without a copy when it goes.
+BY_REFERENCE: Final = 32 * 2**10
+#: Seconds after which a refused message is offered again although libzmq gave no sign; see `_retry_refused`.
+_RETRY: Final = 0.01
+
+# Plain integers and the C methods: pyzmq's enums and its Python layer cost more than libzmq itself.
+DONTWAIT: Final = int(zmq.DONTWAIT)
+DONTWAIT_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
+EVENTS: Final = int(zmq.EVENTS)
+POLLIN: Final = int(zmq.POLLIN)
+POLLOUT: Final = int(zmq.POLLOUT)
+
+
+class ZmqPort:
+    """One ZeroMQ socket and its monitor.
+
+    libzmq's file descriptor is edge-triggered: it is readable from the moment that libzmq's threads have left word
+    for the socket until the socket was next used or asked for its EVENTS, whatever there is to read then.  So a
+    wait for it is safe only right after EVENTS were seen to be empty, which is what an empty `receive` means.
+    """
+
+    __slots__ = (
+        "_again",
+        "_closed",
+        "_endpoints",
+        "_fd",
+        "_get",
+        "_monitor",
+        "_name",
+        "_poll",
+        "_recv",
+        "_refused",
+        "_send",
+        "_shared",
+        "_socket",
+    )
+
+    def __init__(
+        self, shared: SharedContext, socket: zmq.Socket[bytes], monitor: Monitor, endpoints: tuple[str, ...]
+    ) -> None:
+        self._shared = shared
+        self._socket = socket
+        self._monitor = monitor
+        self._endpoints = endpoints
+        self._fd = socket.fileno()
+        raw: Any = super(zmq.Socket, socket)
+        self._get: Callable[[int], int] = raw.get
+        self._recv: Callable[..., Any] = raw.recv
+        self._send: Callable[..., Any] = raw.send
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+        self._again = True
+        self._refused = False
+        self._closed = False
+        #: What a peer calls us, if we chose that ourselves.
+        self._name = bytes(socket.get(zmq.ROUTING_ID))
+        shared.join(self)
+        trio.lowlevel.spawn_system_task(monitor.watch, self._nudge, name=f"watch {self!r}")
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return self._endpoints
+
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        self._again = True  # a run that was cancelled may have used up the edge
+        while True:
+            if self._closed:
+                _refuse_closed()
+            if self._again:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._wait()
+            self._again = self._refused = False
+            ready()
+
+    async def _wait(self) -> None:
+        try:
+            if self._refused:
+                with trio.move_on_after(_RETRY):
+                    await trio.lowlevel.wait_readable(self._fd)
+            else:
+                await trio.lowlevel.wait_readable(self._fd)
+        except trio.ClosedResourceError:
+            pass  # a nudge, or the port was closed
+
+    def _nudge(self) -> None:
+        """Have `run` call `ready` soon."""
+        self._again = True
+        # Wakes the task that waits for the descriptor, at no cost to the waits that are never disturbed.
+        trio.lowlevel.notify_closing(self._fd)
+
+    def _neighbour_closed(self, other: ZmqPort) -> None:
+        """Take note that a port at one of our inproc endpoints is no more."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._get = self._recv = self._send = _refuse_closed
+        self._shared.part(self)
+        trio.lowlevel.notify_closing(self._fd)
+        self._monitor.close()
+        self._socket.close()
+        self._shared.release()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {' '.join(self._endpoints)} {state}>"
+
+
+def _refuse_closed(*args: object) -> NoReturn:
+    raise trio.ClosedResourceError("this port was closed")

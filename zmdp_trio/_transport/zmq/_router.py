@@ -1,0 +1,179 @@
+"""A bound port: one ROUTER socket with many peers.
+
+How the end of a peer's connection is noticed: the first message of a peer carries, as a property, the file descriptor
+of its connection; the socket's monitor tells when the connection on a descriptor begins and ends.  Both come on
+separate queues, and descriptors are reused at once, so the monitor is read before a new peer is entered:
+what it said by then happened before that peer's connection, or is about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from errno import EHOSTUNREACH
+from typing import Final
+
+import trio
+import zmq
+
+from ..._wire.frames import Frame, Frames
+from .._seam import Lost, PeerGone, Received
+from ._context import SharedContext
+from ._monitor import Monitor
+from ._port import BATCH, BATCH_BYTES, BY_REFERENCE, DONTWAIT, DONTWAIT_MORE, EVENTS, POLLIN, ZmqPort
+
+MONITORED: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+_ENDED: Final = Lost("connection lost")
+#: Stands for the descriptor of a connection that has none.
+_INPROC: Final = -1
+_SRCFD: Final = int(zmq.SRCFD)
+
+
+class RouterPort(ZmqPort):
+    """The bound side of a network."""
+
+    __slots__ = ("_descriptors", "_ended", "_peers")
+
+    def __init__(
+        self, shared: SharedContext, socket: zmq.Socket[bytes], monitor: Monitor, endpoints: tuple[str, ...]
+    ) -> None:
+        super().__init__(shared, socket, monitor, endpoints)
+        #: The descriptor of each peer that has sent something.
+        self._peers: dict[bytes, int] = {}
+        #: The peers of each connection that stands: one, none before its first message, more while in doubt.
+        self._descriptors: dict[int, list[bytes]] = {}
+        #: Peers whose loss is told as soon as all their messages were.
+        self._ended: dict[bytes, None] = {}
+
+    @trio.lowlevel.enable_ki_protection
+    def receive(self) -> Sequence[Received]:
+        if self._refused:
+            self._note_edge()
+        received: list[Received] = []
+        get = self._get
+        # EVENTS cost a system call and an empty recv() an exception, as much as two of them: so one of them is asked
+        # as long as there seems to be a message or two, and the other ends a long row.
+        if get(EVENTS) & POLLIN:
+            self._take(received)
+            if get(EVENTS) & POLLIN:
+                self._take_batch(received)
+        if self._monitor.news:
+            self._read_monitor()
+        if self._ended and not received:
+            received.extend((peer, _ENDED) for peer in self._ended)
+            self._ended.clear()
+        return received
+
+    def _take_batch(self, received: list[Received]) -> None:
+        large = 0
+        try:
+            for _ in range(BATCH - 1):
+                large += self._take(received)
+                if large > BATCH_BYTES:
+                    break
+        except zmq.Again:
+            return
+        self._again = True
+
+    def _take(self, received: list[Received]) -> int:
+        """Receive one message; return the bytes in frames that were not copied.
+
+        Raises:
+            zmq.Again: there is none.
+        """
+        recv = self._recv
+        peer = recv(DONTWAIT)
+        head = recv(DONTWAIT, False)
+        if peer not in self._peers or (peer[0] and self._peers[peer] != _INPROC):
+            # libzmq's own names start with zero and stand for one connection; a name that a peer chose may come back.
+            self._enter(peer, head, received)
+        frames: Frames = [head.bytes]
+        received.append((peer, frames))
+        if not head.more:
+            return 0
+        frame = recv(DONTWAIT, False)
+        frames.append(frame.bytes)
+        large = 0
+        while frame.more:
+            frame = recv(DONTWAIT, False)
+            size = len(frame)
+            if size < BY_REFERENCE:
+                # Also because a small frame keeps the whole buffer alive that libzmq read it into.
+                frames.append(frame.bytes)
+            else:
+                frames.append(frame)
+                large += size
+        return large
+
+    def _enter(self, peer: bytes, head: zmq.Frame, received: list[Received]) -> None:
+        """Note which connection a peer's message came on."""
+        try:
+            descriptor = head.get(_SRCFD)
+        except zmq.ZMQError:
+            self._peers[peer] = _INPROC
+            return
+        self._read_monitor()
+        if self._peers.get(peer) == descriptor:
+            return
+        standing = self._descriptors.get(descriptor)
+        if standing is None:
+            self._ended[peer] = None  # the connection is over already
+            return
+        if peer in self._ended:
+            del self._ended[peer]
+            received.append((peer, _ENDED))
+        # Somebody else may be entered here: one whose connection ended, and whose descriptor was used again, before we
+        # had read its last message.  Which one is alive can't be told, so both count as such until the descriptor is
+        # closed; libzmq itself tells whoever sends to the dead one.
+        standing.append(peer)
+        self._peers[peer] = descriptor
+
+    def _read_monitor(self) -> None:
+        for event, descriptor in self._monitor.drain():
+            if event == zmq.EVENT_ACCEPTED:
+                self._descriptors[descriptor] = []
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._end(descriptor)
+
+    def _end(self, descriptor: int) -> None:
+        for peer in self._descriptors.pop(descriptor, ()):
+            if self._peers.get(peer) == descriptor:
+                del self._peers[peer]
+                self._ended[peer] = None
+
+    def _neighbour_closed(self, other: ZmqPort) -> None:
+        if self._peers.pop(other._name, None) is not None:
+            self._ended[other._name] = None
+            self._nudge()
+
+    @trio.lowlevel.enable_ki_protection
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        if not frames:
+            raise ValueError("a message has at least one frame")
+        if peer not in self._peers:
+            raise PeerGone(f"no peer {peer.hex()!r}")
+        if self._refused:
+            self._note_edge()
+        send = self._send
+        try:
+            send(peer, DONTWAIT_MORE)
+        except zmq.Again:
+            self._refuse()
+            return False
+        except zmq.ZMQError as exc:
+            if exc.errno == EHOSTUNREACH:
+                raise PeerGone(f"peer {peer.hex()!r} can't be reached") from None
+            raise
+        # libzmq took the whole message with the name of the peer: what follows can't be refused.
+        for frame in frames[:-1]:
+            send(frame, DONTWAIT_MORE)
+        send(frames[-1], DONTWAIT)
+        return True
+
+    def _refuse(self) -> None:
+        if not self._refused:
+            self._refused = True
+            self._nudge()
+
+    def _note_edge(self) -> None:
+        if self._poll.poll(0):
+            self._again = True

@@ -1,0 +1,1 @@
+"""Pure codecs: frames to typed commands and back, a module per dialect.  No state, no I/O."""

@@ -1,0 +1,385 @@
+"""Workers: run services for the requests that brokers send."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Final, NoReturn, Unpack
+
+import attrs
+import msgspec
+import trio
+
+from . import _payload
+from ._client import Client
+from ._core.uplink import Identity
+from ._core.worker import Execution, WorkerEvent, WorkerMachine
+from ._engine import DialEngine, clock
+from ._errors import Code, InvalidArgument, MessageTooLarge, Reject, ServiceError
+from ._handlers import ThreadOutbox, run_handler
+from ._nursery import open_plain_nursery
+from ._service import Service
+from ._settings import Overrides, Settings, settings_with
+
+logger = logging.getLogger("zmdp_trio.worker")
+
+#: A generator that never waits lets others run at least this often: partial replies, and seconds.
+YIELD_EVERY: Final = 16
+YIELD_AFTER: Final = 0.0005
+
+
+@attrs.frozen
+class WorkerStatistics:
+    """A worker's numbers at one moment.
+
+    received = replied + failed + cancelled + rejected + running + cancelling.
+    """
+
+    #: Requests that brokers sent.
+    received: int
+    #: Final replies sent.
+    replied: int
+    #: Requests that ended with an error.
+    failed: int
+    #: Requests whose handlers ended after their callers had left.
+    cancelled: int
+    #: Requests handed back for another worker.
+    rejected: int
+    #: Handlers at work for somebody who waits.
+    running: int
+    #: Handlers that were cancelled and have not ended.
+    cancelling: int
+    #: Messages and commands of brokers that were not to be expected.
+    protocol_errors: int
+
+
+class Run:
+    """One handler's run: what the request's context, the machine, and Trio meet in."""
+
+    __slots__ = ("_last", "_since", "_waiter", "_worker", "execution", "limiter", "outbox", "scope")
+
+    def __init__(self, worker: Worker, execution: Execution, limiter: trio.CapacityLimiter | None) -> None:
+        self.execution = execution
+        self.limiter = limiter
+        self.scope = trio.CancelScope(deadline=execution.deadline)
+        self.outbox: ThreadOutbox | None = None
+        self._worker = worker
+        self._waiter: trio.lowlevel.Task | None = None
+        self._since = 0
+        self._last = -math.inf
+
+    async def send(self, value: Any) -> None:
+        """Send a partial reply, when there is credit.  A checkpoint only every so often: `yield` is a hot path."""
+        content, body = _payload.encode(value)
+        execution = self.execution
+        while not execution.has_credit:
+            if not execution.active:
+                await trio.lowlevel.checkpoint()
+                return
+            await self._wait_for_credit()
+        self.put(content, body)
+        self._since += 1
+        if self._since >= YIELD_EVERY or clock() - self._last > YIELD_AFTER:
+            self._since = 0
+            await trio.lowlevel.checkpoint()
+            self._last = clock()
+
+    def put(self, content: int, body: bytes) -> None:
+        """Hand a partial reply to the machine, unless nobody wants it any more."""
+        if self.execution.active:
+            self._worker._machine.partial(self.execution, content, body)
+            self._worker._engine.wake()
+
+    async def _wait_for_credit(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def on_credit(self) -> None:
+        """There is credit again."""
+        if self._waiter is not None:
+            trio.lowlevel.reschedule(self._waiter)
+            self._waiter = None
+        if self.outbox is not None:
+            self.outbox.update()
+
+    def on_cancel(self) -> None:
+        """Nobody wants the replies any more."""
+        self.scope.cancel()
+        if self.outbox is not None:
+            self.outbox.update()
+
+    def send_from_thread(self, value: Any) -> None:
+        """Send a partial reply from a sync handler's thread."""
+        assert self.outbox is not None
+        self.outbox.send(value)
+
+    def check_size(self, size: int) -> None:
+        """Refuse a partial reply that the broker would not take.
+
+        Raises:
+            MessageTooLarge: it is one.
+        """
+        limit = self.execution.uplink.limits.message
+        if size > limit:
+            raise MessageTooLarge(f"a partial reply of {size:,} bytes, the limit is {limit:,}")
+
+    def heartbeat(self) -> None:
+        """Tell the caller that work goes on."""
+        self._worker._machine.heartbeat(self.execution)
+        self._worker._engine.wake()
+
+    def client(self) -> Client:
+        """The client that handlers call further services with."""
+        return self._worker._client()
+
+
+class Worker:
+    """Serves services; made by `open_worker` and `serve_worker`."""
+
+    def __init__(self, services: Iterable[Service[..., Any]], brokers: tuple[str, ...], name: str, settings: Settings):
+        self.name = name
+        self.settings = settings
+        self.services = _by_name(services)
+        self._brokers = _checked_endpoints(brokers)
+        slots = {service.name: self._slots(service) for service in self.services.values()}
+        self._machine = WorkerMachine(Identity(secrets.token_bytes(16), name), settings, slots)
+        self._limiters = {
+            service.name: trio.CapacityLimiter(slots[service.name])
+            for service in self.services.values()
+            if service.shape.sync
+        }
+        self._engine = DialEngine(self._machine, self._act, settings)
+        for broker in self._brokers:
+            self._machine.add(broker)
+        self._welcomed = trio.Event()
+        self._drained = trio.Event()
+        self._callers: Client | None = None
+        self._nursery: trio.Nursery
+        self._handlers: trio.Nursery
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name} {' '.join(self.services)} running={self._machine.running}>"
+
+    def _slots(self, service: Service[..., Any]) -> int:
+        default = self.settings.sync_concurrency if service.shape.sync else self.settings.concurrency
+        return service.concurrency or default
+
+    def statistics(self) -> WorkerStatistics:
+        """Return the numbers of this moment."""
+        return WorkerStatistics(**self._machine.statistics())
+
+    async def wait_welcomed(self) -> None:
+        """Wait until a broker has taken the services on."""
+        await self._welcomed.wait()
+
+    async def drain(self, grace: float | None = None) -> bool:
+        """Take no new requests, and wait until those that run have ended.
+
+        Args:
+            grace: seconds to wait for them; by default the setting `drain_grace`.
+
+        Returns:
+            Whether all of them ended in time.
+        """
+        self._machine.drain()
+        self._engine.wake()
+        if self._machine.drained:
+            await trio.lowlevel.checkpoint()
+            return True
+        with trio.move_on_after(self.settings.drain_grace if grace is None else grace):
+            await self._drained.wait()
+        return self._machine.drained
+
+    # ---- the engine's part
+
+    def _act(self) -> None:
+        """Start, cancel, and wake handlers, as the machine says."""
+        for event, execution in self._machine.take_events():
+            if event is WorkerEvent.START:
+                limiter = self._limiters.get(execution.request.service)
+                execution.handler = Run(self, execution, limiter)
+                self._handlers.start_soon(self._handle, execution.handler)
+            elif event is WorkerEvent.CREDIT:
+                execution.handler.on_credit()
+            elif event is WorkerEvent.CANCEL:
+                execution.handler.on_cancel()
+            else:
+                execution.handler.scope.deadline = execution.deadline
+        if self._machine.welcomed:
+            self._welcomed.set()
+        if self._machine.drained:
+            self._drained.set()
+
+    async def _handle(self, run: Run) -> None:
+        """Run one handler, and report its outcome."""
+        machine, execution = self._machine, run.execution
+        request = execution.request
+        service = self.services[request.service]
+        try:
+            payload = service.decode(request.content, request.body)
+        except ValueError as error:
+            machine.fail(execution, Code.INVALID_ARGUMENT, str(error), reason=InvalidArgument.reason)
+            self._engine.wake()
+            return
+        try:
+            with run.scope:
+                content, body = _payload.encode(await run_handler(service, payload, run))
+                machine.finish(execution, content, body)
+        except Exception as error:
+            self._fail(service, execution, error)
+        else:
+            if run.scope.cancelled_caught:
+                self._fail_cancelled(execution)
+        self._engine.wake()
+        if machine.drained:
+            self._drained.set()
+
+    def _fail_cancelled(self, execution: Execution) -> None:
+        if execution.ended:
+            return
+        if execution.active:
+            message = "the deadline passed while the handler ran"
+            self._machine.fail(execution, Code.DEADLINE_EXCEEDED, message, reason="deadline-exceeded")
+        else:
+            self._machine.fail(execution, Code.CANCELLED, "cancelled", reason="cancelled")
+
+    def _fail(self, service: Service[..., Any], execution: Execution, error: Exception) -> None:
+        """Report what a handler raised: what it said on purpose, or its type's name."""
+        error = _only(error)
+        machine = self._machine
+        if execution.ended:
+            logger.error("service %r failed after its final reply", service.name, exc_info=error)
+        elif not execution.active:
+            machine.fail(execution, Code.CANCELLED, "cancelled", reason="cancelled")
+            logger.info("service %r failed while it was cancelled", service.name, exc_info=error)
+        elif isinstance(error, Reject) and not execution.partials:
+            machine.reject(execution)
+        elif isinstance(error, ServiceError):
+            machine.fail(execution, error.code, error.message, details=_encode_details(service, error.details))
+        else:
+            message = type(error).__name__
+            if service.expose_errors:
+                message = f"{message}: {error}"
+            logger.error("service %r failed, request %d", service.name, execution.request.id, exc_info=error)
+            machine.fail(execution, Code.INTERNAL, message)
+
+    def _client(self) -> Client:
+        """Return the client for the handlers' own requests, which is opened when the first one wants it."""
+        if self._callers is None:
+            self._callers = Client(self._brokers, self.name, self.settings)
+            self._callers._engine.open()
+            self._nursery.start_soon(self._callers._engine.run)
+        return self._callers
+
+    def _close(self) -> None:
+        """Take leave of the brokers, now."""
+        self._machine.goodbye()
+        self._engine.close()
+        if self._callers is not None:
+            self._callers._close()
+
+
+def _only(error: Exception) -> Exception:
+    """Return the exception in a group of one: a handler's own nursery wraps what its tasks raise."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _encode_details(service: Service[..., Any], details: Any) -> bytes:
+    if details is None:
+        return b""
+    try:
+        return msgspec.msgpack.encode(details)
+    except Exception:
+        logger.exception("service %r: the details of an error can't be encoded", service.name)
+        return b""
+
+
+def _by_name(services: Iterable[Service[..., Any]]) -> dict[str, Service[..., Any]]:
+    by_name: dict[str, Service[..., Any]] = {}
+    for service in services:
+        if not isinstance(service, Service):
+            raise TypeError(f"not a service: {service!r}; decorate it with @service(name)")
+        if service.name in by_name:
+            raise ValueError(f"two services are called {service.name!r}")
+        by_name[service.name] = service
+    if not by_name:
+        raise ValueError("a worker serves at least one service")
+    return by_name
+
+
+def _checked_endpoints(endpoints: tuple[str, ...]) -> tuple[str, ...]:
+    if not endpoints:
+        raise TypeError("give the endpoint of at least one broker")
+    for endpoint in endpoints:
+        if not isinstance(endpoint, str):
+            raise TypeError(f"an endpoint is a string such as tcp://127.0.0.1:5555, not {endpoint!r}")
+    return tuple(dict.fromkeys(endpoints))
+
+
+@asynccontextmanager
+async def open_worker(
+    services: Iterable[Service[..., Any]],
+    *brokers: str,
+    name: str | None = None,
+    settings: Settings | None = None,
+    **overrides: Unpack[Overrides],
+) -> AsyncIterator[Worker]:
+    """Serve services for as long as the block runs; leaving it drains, cancelling it means now.
+
+    Args:
+        services: what `@service` made of functions.
+        brokers: endpoints of one broker or more; each may be away, and come back.
+        name: whom callers may ask for with `worker=`; by default random.
+        settings: limits and intervals; `overrides` replaces some, such as `concurrency=4`.
+
+    Raises:
+        EndpointError: an endpoint is malformed.
+    """
+    all_settings = settings_with(settings, **overrides)
+    worker = Worker(services, brokers, name or f"worker-{secrets.token_hex(4)}", all_settings)
+    async with open_plain_nursery() as nursery:
+        worker._nursery = nursery
+        try:
+            async with open_plain_nursery() as handlers:
+                worker._handlers = handlers
+                worker._engine.open()
+                nursery.start_soon(worker._engine.run)
+                try:
+                    yield worker
+                    await worker.drain()
+                finally:
+                    worker._machine.cancel_all()
+                    handlers.cancel_scope.cancel()
+        finally:
+            worker._close()
+            nursery.cancel_scope.cancel()
+
+
+async def serve_worker(
+    services: Iterable[Service[..., Any]],
+    *brokers: str,
+    name: str | None = None,
+    settings: Settings | None = None,
+    task_status: trio.TaskStatus[Worker] = trio.TASK_STATUS_IGNORED,
+    **overrides: Unpack[Overrides],
+) -> NoReturn:
+    """Serve services until cancelled; `nursery.start` returns the worker at its first WELCOME, from any broker.
+
+    Args and errors are those of `open_worker`.
+    """
+    async with open_worker(services, *brokers, name=name, settings=settings, **overrides) as worker:
+        await worker.wait_welcomed()
+        task_status.started(worker)
+        await trio.sleep_forever()
+    raise AssertionError("unreachable")
+
+

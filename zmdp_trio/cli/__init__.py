@@ -1,0 +1,27 @@
+"""The `zmdp` command.  It uses the public package only, and imports what a subcommand needs when that one runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+_EXTRAS = {"click", "rich"}
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    try:
+        from ._commands import run
+
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        sys.exit(f"zmdp: the command needs {error.name}, which is not installed: pip install 'zmdp-trio[cli]'")
+    sys.exit(status)

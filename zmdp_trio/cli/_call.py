@@ -1,0 +1,104 @@
+"""`zmdp call` and `zmdp stream`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+import trio
+
+from zmdp_trio import Client, open_client
+
+from ._failures import explain
+from ._output import Output, with_output
+from ._signals import with_signals
+from ._values import as_record, read_payload, to_json
+
+Options = dict[str, Any]
+_Work = Callable[[Client, Any, Output], Awaitable[None]]
+
+
+def run_call(options: Options) -> int:
+    """Call a service and print its final reply.
+
+    Returns:
+        The status to exit with.
+    """
+
+    async def work(client: Client, payload: Any, output: Output) -> None:
+        on_partial = _note_partial if options["partials"] else None
+        reply = await client.request(options["service"], payload, **_limits(options), on_partial=on_partial)
+        await output.write(_shown("reply", reply, options["json"], pretty=sys.stdout.isatty()))
+
+    return _run(options, work)
+
+
+def run_stream(options: Options) -> int:
+    """Call a service and print its partial replies as they come.
+
+    Returns:
+        The status to exit with.
+    """
+
+    async def work(client: Client, payload: Any, output: Output) -> None:
+        async with client.stream(options["service"], payload, **_limits(options)) as stream:
+            async for chunk in stream:
+                await output.write(_shown("partial", chunk, options["json"]))
+        if options["json"]:
+            await output.write(_shown("final", stream.final, True))
+        elif stream.final is not None:
+            click.echo(f"final reply: {_readable(stream.final)}", err=True)
+
+    return _run(options, work)
+
+
+def _run(options: Options, work: _Work) -> int:
+    try:
+        payload = read_payload(options["payload"], options["file"], options["raw"])
+        signum = trio.run(_connected, options, payload, work)
+    except Exception as error:
+        failure = explain(error, options["endpoints"])
+        if failure is None:
+            raise
+        if not options["json"]:
+            raise failure from error
+        click.echo(to_json({"error": failure.record()}))
+        return failure.status
+    return 128 + signum if signum else 0
+
+
+async def _connected(options: Options, payload: Any, work: _Work) -> int | None:
+    """Do the work with a client; a signal cancels it, and so the handler, and a second one does not wait for that."""
+    scope = trio.CancelScope()
+
+    async def with_client(output: Output) -> None:
+        async with open_client(*options["endpoints"]) as client:
+            with scope:
+                await work(client, payload, output)
+
+    return await with_signals(lambda: with_output(with_client), scope.cancel)
+
+
+def _limits(options: Options) -> dict[str, Any]:
+    limits = {"timeout": options["timeout"], "retry": options["retry"], "headers": dict(options["headers"]) or None}
+    if options["deadline"] is not None:
+        limits["deadline"] = trio.current_time() + options["deadline"]
+    return limits
+
+
+def _shown(name: str, value: Any, json: bool, *, pretty: bool = False) -> bytes:
+    if json:
+        return to_json(as_record(name, value)) + b"\n"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return to_json(value, pretty=pretty) + b"\n"
+
+
+def _readable(value: Any) -> str:
+    return f"{len(value):,} bytes" if isinstance(value, bytes | bytearray | memoryview) else to_json(value).decode()
+
+
+def _note_partial(value: Any) -> None:
+    click.echo(f"partial reply: {_readable(value)}", err=True)

@@ -1,0 +1,144 @@
+"""The commands and their options.  What they do is imported when they run, so that `zmdp --help` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._failures import Failure, exit_codes_help
+from ._options import as_json, endpoints, request_options
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command.
+
+    Returns:
+        The status to exit with, from `EXIT_CODES`.
+    """
+    try:
+        status = zmdp.main(arguments, prog_name="zmdp", standalone_mode=False)
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Failure as failure:
+        click.echo(f"zmdp: {failure.line()}", err=True)
+        return failure.status
+    return status if isinstance(status, int) else 0
+
+
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from zmdp_trio import __version__
+
+        click.echo(f"zmdp {__version__}")
+        context.exit()
+
+
+class _InOrder(click.Group):
+    """Lists the commands in the order in which they stand here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]}, epilog=exit_codes_help())
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
+def zmdp() -> None:
+    """Services over ZeroMQ, on Trio: run a broker and workers, call services, watch replies stream in.
+
+    \b
+    See it at work:       zmdp demo
+    Or do it yourself:    zmdp broker
+                          zmdp worker examples.files
+                          zmdp call files.list
+    """
+
+
+@zmdp.command()
+@click.argument("path", required=False, type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path))
+@as_json("Print the figures as one JSON object, and nothing else.")
+def demo(path: Path | None, json: bool) -> int:
+    """See it at work on a real file.
+
+    Starts a broker here and a worker in a process of its own; streams PATH, or a file that it makes; times small
+    requests; leaves a stream midway; meets an error.  Nothing is left behind.
+    """
+    from .demo import run_demo
+
+    return run_demo(path, json=json)
+
+
+@zmdp.command()
+@endpoints("--bind", "Where to listen; tcp://HOST:* takes any free port.")
+@click.option("--grace", type=float, default=30.0, show_default=True, help="Seconds for running requests to finish.")
+@as_json("Print the endpoints as one JSON object when ready.")
+def broker(endpoints: tuple[str, ...], grace: float, json: bool) -> int:
+    """Run a broker until Ctrl-C or SIGTERM.
+
+    The first signal lets running requests finish, a second one ends it now.
+    """
+    from ._serve import run_broker
+
+    return run_broker(endpoints, grace=grace, json=json)
+
+
+@zmdp.command()
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE[:NAME]...")
+@endpoints("--connect", "The broker.")
+@click.option("--name", help="What the worker is called in statistics and logs.")
+@as_json("Print the services as one JSON object when ready.")
+def worker(modules: tuple[str, ...], endpoints: tuple[str, ...], name: str | None, json: bool) -> int:
+    """Run a worker until Ctrl-C or SIGTERM.
+
+    MODULE is importable, from the current folder too.  All its Service objects are offered, or with :NAME only
+    that one, that list, or what that function returns.
+
+    The first signal lets running requests finish, a second one ends it now.
+    """
+    from ._serve import run_worker
+
+    return run_worker(modules, endpoints, name=name, json=json)
+
+
+@zmdp.command()
+@request_options(timeout=60.0)
+@click.option("--partials", is_flag=True, help="Show partial replies on standard error as they come.")
+@as_json('Print {"reply": ...} or {"error": {...}}; bytes as base64, with "encoding": "base64".')
+def call(**options: Any) -> int:
+    """Call SERVICE and print its final reply.
+
+    PAYLOAD is JSON; - reads it from standard input, @PATH from a file.  The reply is printed as JSON, or, if it is
+    bytes, as it is.
+
+    \b
+    zmdp call files.stat '{"path": "README.md"}'
+    zmdp call resize --raw @photo.jpg > small.jpg
+    """
+    from ._call import run_call
+
+    return run_call(options)
+
+
+@zmdp.command()
+@request_options(timeout=None)
+@as_json('Print a line for each reply: {"partial": ...}, at last {"final": ...} or {"error": {...}}.')
+def stream(**options: Any) -> int:
+    """Call SERVICE and print each partial reply as soon as it comes.
+
+    PAYLOAD is JSON; - reads it from standard input, @PATH from a file.  Replies are printed as JSON, one per line, or,
+    if they are bytes, as they are.  The final reply, if there is one, goes to standard error, so that a file stays
+    that file.  Ctrl-C, or closing the pipe, cancels the handler.
+
+    \b
+    zmdp stream files.read '{"path": "photo.jpg"}' > copy.jpg
+    zmdp stream count 1000000 | head
+    """
+    from ._call import run_stream
+
+    return run_stream(options)

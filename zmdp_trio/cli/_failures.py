@@ -1,0 +1,121 @@
+"""What a command says when it fails, and with which status it exits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import attrs
+
+#: The exit codes: the one table that code, `zmdp --help`, and the docs read.  A request that failed has the code of
+#: its error; the names without an error of that name are the command's own.
+EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
+    "OK": (0, "done; broker and worker: drained after a signal"),
+    "FAILED": (1, "the command itself failed, or a check of the demo did"),
+    "USAGE": (2, "wrong use: an option, the payload, a module, an endpoint"),
+    "INTERNAL": (3, "the service failed"),
+    "NOT_FOUND": (4, "no such service, or the service found no such thing"),
+    "INVALID_ARGUMENT": (5, "the service does not take this payload"),
+    "PERMISSION_DENIED": (6, "not allowed"),
+    "DEADLINE_EXCEEDED": (7, "took longer than --timeout or --deadline"),
+    "UNAVAILABLE": (8, "no broker answered, or the worker or the broker was lost"),
+    "RESOURCE_EXHAUSTED": (9, "over a limit: too much is queued, or too large"),
+    "CANCELLED": (10, "cancelled by the other side"),
+    "UNIMPLEMENTED": (11, "the other side can't do that"),
+    "SIGINT": (130, "ended by Ctrl-C"),
+    "SIGTERM": (143, "ended by SIGTERM"),
+}
+
+#: What to do about an error, by the name of its class, or else of its code.
+_HINTS: Final = {
+    "ServiceNotFound": "is its worker running? Start one with: zmdp worker MODULE",
+    "BrokerLost": "is a broker running there? Start one with: zmdp broker",
+    "WorkerLost": "the worker ended while it had the request; --retry 1 lets another one run it",
+    "Overloaded": "too much is waiting already; try again a little later",
+    "DEADLINE_EXCEEDED": "allow more time with --timeout or --deadline",
+    "INVALID_ARGUMENT": "compare the payload with what the service expects",
+    "UNAVAILABLE": "try again a little later",
+    "INTERNAL": "the worker's log says more",
+}
+
+
+@attrs.frozen(eq=False)
+class Failure(Exception):
+    """A reason to end that the user can understand: never shown with a traceback."""
+
+    message: str
+    code: str = "FAILED"
+    details: Any = None
+    hint: str | None = None
+    service: str | None = None
+
+    @property
+    def status(self) -> int:
+        """The status to exit with."""
+        return EXIT_CODES.get(self.code, EXIT_CODES["FAILED"])[0]
+
+    def line(self) -> str:
+        """Say it all in one line, as it stands on stderr behind the command's name."""
+        from ._values import to_json
+
+        code = "" if self.code in ("FAILED", "USAGE") else f"{self.code}: "
+        details = "" if self.details is None else f" {to_json(self.details).decode()}"
+        hint = f" ({self.hint})" if self.hint else ""
+        return " ".join(f"{code}{self.message}{details}{hint}".split())
+
+    def record(self) -> dict[str, Any]:
+        """Say the same to a program: the value of `error` in the output of --json."""
+        fields = {"code": self.code, "message": self.message, "details": self.details}
+        return fields | {"service": self.service, "hint": self.hint}
+
+
+def usage(message: str, hint: str | None = None) -> Failure:
+    """Make the failure for a wrong use of the command."""
+    return Failure(message, "USAGE", hint=hint)
+
+
+def explain(error: BaseException, brokers: Sequence[str] = ()) -> Failure | None:
+    """Turn an error that is to be expected into a `Failure`; None for one that is a bug.
+
+    Of several errors at once, what a command itself found says more than what it did to the requests under way.
+    """
+    found = [_explain(each, brokers) for each in _members(error)]
+    if None in found:
+        return None
+    return next((each for each in _members(error) if isinstance(each, Failure)), found[0])
+
+
+def _members(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _members(each)
+    else:
+        yield error
+
+
+def _explain(error: BaseException, brokers: Sequence[str]) -> Failure | None:
+    from zmdp_trio import BrokerLost, EndpointError, RequestError
+
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, RequestError):
+        hint = _hint(error, error.code.name)
+        if isinstance(error, BrokerLost) and brokers and hint:
+            hint = hint.replace("there", f"at {' or '.join(brokers)}", 1)
+        return Failure(error.message, error.code.name, error.details, hint, error.service)
+    if isinstance(error, EndpointError):
+        return usage(str(error))
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return Failure(str(error))
+    return None
+
+
+def exit_codes_help() -> str:
+    """Write the table for `zmdp --help`."""
+    rows = (f"  {status:>3}  {meaning}" for status, meaning in EXIT_CODES.values())
+    return "\b\nExit codes:\n" + "\n".join(rows)
+
+
+def _hint(error: Exception, code: str) -> str | None:
+    names = [*(cls.__name__ for cls in type(error).__mro__), code]
+    return next((_HINTS[name] for name in names if name in _HINTS), None)

@@ -1,0 +1,119 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, Final, TypeVar
+
+import click
+
+DEFAULT_BROKER: Final = "tcp://127.0.0.1:5555"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_TCP = re.compile(r"tcp://(?:\[[^\]]+\]|[^:/\s]+):(\d+|\*|!)")
+
+
+class Endpoint(click.ParamType[str]):
+    """A ZeroMQ endpoint whose mistakes are found before a socket is opened."""
+
+    name = "endpoint"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        scheme, separator, address = text.partition("://")
+        if not separator or not address or scheme not in ("tcp", "ipc", "inproc"):
+            self.fail(f"{text!r} is not an endpoint: write tcp://HOST:PORT or ipc://PATH", param, ctx)
+        port = _TCP.fullmatch(text)
+        if scheme == "tcp" and (not port or (port[1].isdigit() and int(port[1]) > 65535)):
+            self.fail(f"{text!r} has no usable host and port: write tcp://HOST:PORT", param, ctx)
+        return text
+
+
+class Seconds(click.ParamType["float | None"]):
+    """A time span above zero, or `none` for no limit."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if str(value).lower() in ("none", "inf"):
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            self.fail(f"{value!r} is not a number of seconds above 0, nor 'none'", param, ctx)
+        return seconds
+
+
+class Header(click.ParamType["tuple[str, str]"]):
+    """One header, written `NAME=VALUE`."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, content = str(value).partition("=")
+        if not separator or not name:
+            self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
+        return name, content
+
+
+def endpoints(name: str, help: str) -> Callable[[_Function], _Function]:
+    """Make the option that names endpoints: repeatable, with the same default everywhere."""
+    return click.option(
+        name,
+        "endpoints",
+        type=Endpoint(),
+        multiple=True,
+        envvar="ZMDP_BROKER",
+        default=[DEFAULT_BROKER],
+        metavar="ENDPOINT",
+        help=f"{help}  [repeatable; default: $ZMDP_BROKER or {DEFAULT_BROKER}]",
+    )
+
+
+def as_json(help: str) -> Callable[[_Function], _Function]:
+    """Make the option for output that a program reads."""
+    return click.option("--json", "json", is_flag=True, help=help)
+
+
+def request_options(timeout: float | None) -> Callable[[_Function], _Function]:
+    """Make what `call` and `stream` have in common; `timeout` is the default of --timeout."""
+    shown = "none" if timeout is None else f"{timeout:g}"
+    options = [
+        click.argument("service"),
+        click.argument("payload", required=False),
+        click.option("--file", metavar="PATH", help="Read the payload from a file, like @PATH; - is standard input."),
+        click.option("--raw", is_flag=True, help="Send the payload as bytes, as it is, instead of reading it as JSON."),
+        click.option(
+            "--timeout",
+            type=Seconds(),
+            default=shown,
+            metavar="SECONDS",
+            help=f"Longest silence between two replies, or 'none'.  [default: {shown}]",
+        ),
+        click.option("--deadline", type=Seconds(), metavar="SECONDS", help="Time for all of it together."),
+        click.option(
+            "--retry",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="Run again up to N times if worker or broker is lost before the first reply.",
+        ),
+        click.option(
+            "--header",
+            "headers",
+            type=Header(),
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A header for the handler.  [repeatable]",
+        ),
+        endpoints("--connect", "The broker."),
+    ]
+    return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)

@@ -1,0 +1,92 @@
+"""Run the demo's worker process, and never leave it behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import IO, Final
+
+import trio
+
+from .._failures import Failure
+
+#: What starts the worker; its arguments follow.
+WORKER_COMMAND: Final = (sys.executable, "-m", "zmdp_trio.cli.demo._worker")
+
+#: Seconds in which the worker must be ready, and seconds in which it must have ended by itself.
+_START, _END = 30.0, 4.0
+
+
+@asynccontextmanager
+async def open_worker_process(command: Sequence[str]) -> AsyncIterator[trio.Process]:
+    """Start the worker, wait until it is ready, and end it on the way out, whatever the way.
+
+    Raises:
+        Failure: it did not start; the message holds its last words.  Or it ended while it was needed.
+    """
+    with tempfile.TemporaryFile() as words:
+        process = await _start(command, words)
+        try:
+            await _ready(process, words)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_must_live, process, words)
+                yield process
+                nursery.cancel_scope.cancel()
+        finally:
+            await _end(process)
+
+
+async def _start(command: Sequence[str], words: IO[bytes]) -> trio.Process:
+    try:
+        return await trio.lowlevel.open_process(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            start_new_session=True,  # Ctrl-C is for us alone; the worker ends when its standard input does
+        )
+    except OSError as error:
+        raise Failure(f"the worker process did not start: {error}") from error
+
+
+async def _ready(process: trio.Process, words: IO[bytes]) -> None:
+    assert process.stdout is not None
+    with trio.move_on_after(_START) as scope:
+        if await process.stdout.receive_some():
+            return
+        await process.wait()
+    if scope.cancelled_caught:
+        raise Failure(f"the worker process was not ready within {_START:g} s{_last(words)}")
+    raise Failure(f"the worker process did not start: {_status(process)}{_last(words)}")
+
+
+async def _must_live(process: trio.Process, words: IO[bytes]) -> None:
+    await process.wait()
+    raise Failure(f"the worker process ended too early: {_status(process)}{_last(words)}")
+
+
+async def _end(process: trio.Process) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with trio.CancelScope(shield=True):
+        await process.stdin.aclose()
+        with trio.move_on_after(_END):
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await process.stdout.aclose()
+
+
+def _status(process: trio.Process) -> str:
+    status = process.returncode or 0
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def _last(words: IO[bytes]) -> str:
+    words.seek(0)
+    lines = words.read().decode(errors="replace").split("\n")
+    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
