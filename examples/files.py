@@ -178,14 +178,15 @@ def file_services(root: str | os.PathLike[str]) -> list[Service[..., Any]]:
 
     @service("files.tail")
     async def tail_file(query: TailQuery) -> AsyncIterator[bytes | Final[Sent]]:
-        async with trio.wrap_file(await trio.to_thread.run_sync(folder.open, query.path)) as file:
-            size = _start_at(file.wrapped, query.path, query.offset)
+        with await trio.to_thread.run_sync(folder.open, query.path) as file:
+            size = _start_at(file, query.path, query.offset)
             sent = 0
-            while not await trio.to_thread.run_sync(_is_deleted, file.wrapped):
-                while chunk := await file.read(CHUNK):
+            while (chunk := await trio.to_thread.run_sync(_read_more, file)) is not None:
+                if chunk:
                     sent += len(chunk)
                     yield chunk
-                await trio.sleep(query.poll)
+                else:
+                    await trio.sleep(query.poll)
         yield Final(Sent(bytes=sent, size=size))
 
     return [list_files, stat_file, read_file, tail_file]
@@ -201,12 +202,12 @@ def _start_at(file: BinaryIO, path: str, offset: int | None) -> int:
     return size
 
 
-def _is_deleted(file: BinaryIO) -> bool:
-    """Tell whether nobody can add to the file any more; one that was cut short is followed from its start again."""
+def _read_more(file: BinaryIO) -> bytes | None:
+    """Read what was added: nothing yet, or None when the file was deleted.  One that was cut short starts anew."""
     info = os.fstat(file.fileno())
     if info.st_size < file.tell():
         file.seek(0)
-    return info.st_nlink == 0
+    return file.read(CHUNK) or (b"" if info.st_nlink else None)
 
 
 def _sha256(file: BinaryIO, request: SyncRequest) -> str:

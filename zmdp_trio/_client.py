@@ -78,6 +78,7 @@ class Client:
         deadline: float | None = None,
         headers: Mapping[str, str] | None = None,
         retry: int = 0,
+        key: str | None = None,
         worker: str | None = None,
         on_partial: Callable[[Any], Any] | None = None,
     ) -> Any:
@@ -93,13 +94,15 @@ class Client:
                 around this call.  `math.inf` opts out.
             headers: go to the handler as they are.
             retry: how often the request may run again when its worker or broker is lost before a first partial reply.
+            key: requests of one service with the same key share one execution, and for ten minutes its outcome: the first
+                caller gets the partial replies, all of them the final one.
             worker: run it on the worker of this name, or not at all.
             on_partial: called, and awaited if it is async, with each partial reply; without it they are dropped.
 
         Raises:
             RequestError: what went wrong, as its `code` and its subclass tell.
         """
-        call = self._make_call(service, payload, timeout, deadline, headers, retry, worker, discards=on_partial is None)
+        call = self._make_call(service, payload, timeout, deadline, headers, retry, key, worker, discards=on_partial is None)
         stream = ReplyStream(self, call)
         try:
             await stream._start()
@@ -121,6 +124,7 @@ class Client:
         deadline: float | None = None,
         headers: Mapping[str, str] | None = None,
         retry: int = 0,
+        key: str | None = None,
         worker: str | None = None,
     ) -> ReplyStream:
         """Call a service, and iterate over its partial replies.
@@ -135,7 +139,7 @@ class Client:
 
         Args and errors are those of `request`; errors are raised by the iteration.
         """
-        return ReplyStream(self, self._make_call(service, payload, timeout, deadline, headers, retry, worker))
+        return ReplyStream(self, self._make_call(service, payload, timeout, deadline, headers, retry, key, worker))
 
     async def aclose(self) -> None:
         """Cancel what is outstanding, and take leave of the brokers."""
@@ -156,6 +160,7 @@ class Client:
         deadline: float | None,
         headers: Mapping[str, str] | None,
         retry: int,
+        key: str | None,
         worker: str | None,
         *,
         discards: bool = False,
@@ -171,6 +176,7 @@ class Client:
         if headers:
             request.headers = dict(headers)
         request.retry = retry
+        request.key = key
         request.worker = worker
         return Call(request, explicit_deadline=deadline, discards=discards)
 

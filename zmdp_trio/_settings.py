@@ -72,8 +72,10 @@ class Settings:
     drain_grace: float = attrs.field(default=30.0, validator=_seconds)
     #: How long the outcome of a keyed request is remembered.
     key_window: float = attrs.field(default=600.0, validator=_seconds)
-    #: Keys that are remembered at most.
+    #: Keyed outcomes that are remembered at most.
     key_limit: int = attrs.field(default=10_000, validator=_count)
+    #: Bytes of keyed outcomes that are remembered at most.
+    key_bytes: int = attrs.field(default=64 * MIB, validator=_count)
 
     @property
     def silence(self) -> float:
@@ -109,6 +111,7 @@ class Overrides(TypedDict, total=False):
     drain_grace: float
     key_window: float
     key_limit: int
+    key_bytes: int
 
 
 def settings_with(settings: Settings | None, **overrides: Unpack[Overrides]) -> Settings:

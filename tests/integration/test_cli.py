@@ -47,8 +47,8 @@ def _arguments(cwd: Path, *arguments: str, **settings: str) -> dict[str, Any]:
 @contextmanager
 def start(cwd: Path, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start `zmdp` and end it with the block, or after LIMIT: then what waits for its output sees the end of it."""
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(**_arguments(cwd, *arguments, **settings), **pipes) as process:
+    command = _arguments(cwd, *arguments, **settings) | dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(**command) as process:
         watchdog = threading.Timer(LIMIT, process.kill)
         watchdog.start()
         try:

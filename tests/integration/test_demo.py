@@ -40,8 +40,8 @@ def run(temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def start(temporary: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(**_command(temporary, *arguments), text=True, **pipes) as process:
+    command = _command(temporary, *arguments) | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(**command, text=True) as process:
         watchdog = threading.Timer(LIMIT, process.kill)
         watchdog.start()
         try:

@@ -22,6 +22,7 @@ from ..._wire import commands as c
 from ..link import Link
 from ..timers import Timers
 from .job import Job, JobInput, JobState
+from .keys import Caller, KeyTable
 from .service import Offer, Service
 from .session import Session
 
@@ -34,6 +35,7 @@ class Dispatcher:
         self.draining = False
         self._services: dict[str, Service] = {}
         self._timers: Timers[Any] = Timers()
+        self._keys = KeyTable(settings)
         self._dirty: list[Link] = []
         self._next_job = 0
 
@@ -86,7 +88,7 @@ class Dispatcher:
         full = (
             service.queued >= settings.queue_requests
             or service.queued_bytes + job.size > settings.queue_bytes
-            or service.waiting(job.client) >= settings.client_queue
+            or service.waiting(job.owner) >= settings.client_queue
         )
         if full and not again:
             self._refuse(job, self._overloaded(f"{service.queued:,} requests are waiting for {service.name!r}"))
@@ -168,8 +170,13 @@ class Dispatcher:
         self._tell(job, DeadlineExceeded("the deadline passed before a worker was free"))
         self._end(job, JobInput.EXPIRE)
 
-    def _leave(self, job: Job, now: float) -> None:
+    def _leave(self, job: Job | Caller, now: float) -> None:
         """The caller has left: drop the job, or have its worker cancel it."""
+        if isinstance(job, Caller):
+            execution = job.entry.job
+            if self._keys.leave(job) and execution is not None:
+                self._leave(execution, now)
+            return
         if job.state is JobState.QUEUED:
             self._timers.cancel(job)
             job.service.dequeue(job)

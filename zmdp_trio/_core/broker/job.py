@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ..._wire import commands as c
 
 if TYPE_CHECKING:
+    from .keys import KeyedClient
     from .service import Offer, Service
     from .session import Session
 
@@ -69,6 +70,8 @@ class Job:
 
     Attributes:
         id: the broker's own, which its worker knows it by.
+        client: who gets the replies.
+        owner: in whose turn it waits.
         client_id: the id that its client gave it.
         request: as it came, while it may have to be sent to (another) worker: until the first partial reply.
         deadline: on the machine's clock.
@@ -83,6 +86,7 @@ class Job:
         "id",
         "messages",
         "offer",
+        "owner",
         "partials",
         "rejected_by",
         "request",
@@ -93,9 +97,19 @@ class Job:
         "wanted",
     )
 
-    def __init__(self, id: int, client: Session, service: Service, request: c.Request, size: int, now: float) -> None:
+    def __init__(
+        self,
+        id: int,
+        client: Session | KeyedClient,
+        owner: Session,
+        service: Service,
+        request: c.Request,
+        size: int,
+        now: float,
+    ) -> None:
         self.id = id
         self.client = client
+        self.owner = owner
         self.client_id = request.id
         self.service = service
         self.request: c.Request | None = request

@@ -20,6 +20,7 @@ from ..link import Link, headers_size, request_weight
 from ..timers import Timers
 from .dispatcher import Dispatcher
 from .job import Job, JobInput, JobState
+from .keys import Caller, KeyedClient
 from .service import Offer, Service
 from .session import Session
 
@@ -59,7 +60,7 @@ class BrokerMachine(Dispatcher):
         if session is None:
             self._receive_greeting(peer, frames, now)
             return
-        session.heard = now
+        session.heard = self._keys.now = now
         try:
             handlers = session.handlers
             for command in session.link.receive(frames):
@@ -236,14 +237,46 @@ class BrokerMachine(Dispatcher):
         size = request_weight(request)
         self._next_job += 1
         service = self._service(request.service)
-        job = Job(self._next_job, session, service, request, size, now)
-        session.requests[request.id] = job
+        client: Session | KeyedClient = session
+        if request.key is not None:
+            entry = self._keys.find(request.service, request.key)
+            if entry is not None:
+                self._join(session, request, entry, now)
+                return
+            client = self._keys.add(request.service, request.key, session.name)
+            self._keys.join(client, session, request.id)
+        job = Job(self._next_job, client, session, service, request, size, now)
+        if isinstance(client, KeyedClient):
+            client.job = job
+        client.requests[request.id] = job
         service.counters.received += 1
         error = self._refusal(job, request)
         if error is not None:
             self._refuse(job, error)
             return
         self._dispatch(job, now)
+
+    def _join(self, session: Session, request: c.Request, entry: KeyedClient, now: float) -> None:
+        """Let a request share an execution, or have its outcome; the latest deadline of all counts."""
+        self._services[request.service].counters.joined += 1
+        self._keys.join(entry, session, request.id)
+        left = math.inf if request.left is None else request.left
+        job = entry.job
+        if job is not None and now + left > job.deadline:
+            self._move_deadline(job, now + left)
+            self._forward_time_left(job, left)
+
+    def _job_of(self, session: Session, id: int) -> Job | None:
+        """Return what a client's credit and time left are for; of a keyed execution's callers, the reader's count."""
+        job = session.requests.get(id)
+        if isinstance(job, Caller):
+            return job.entry.job if job.entry.reader is job else None
+        return job
+
+    def _forward_time_left(self, job: Job, left: float) -> None:
+        if job.state is JobState.RUNNING:
+            assert job.offer is not None
+            job.offer.session.link.put(c.Heartbeat([c.Held(job.id, left)]))
 
     def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
         """Why a request is not even queued; None if it may be."""
@@ -257,7 +290,7 @@ class BrokerMachine(Dispatcher):
             return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
             return Unavailable("the broker is draining")
-        if len(job.client.requests) > settings.client_requests:
+        if len(job.owner.requests) > settings.client_requests:
             return self._overloaded(f"{settings.client_requests:,} requests of this client are outstanding")
         return None
 
@@ -267,7 +300,7 @@ class BrokerMachine(Dispatcher):
             self._leave(job, now)
 
     def _on_credit(self, session: Session, credit: c.Credit, now: float) -> None:
-        job = session.requests.get(credit.id)
+        job = self._job_of(session, credit.id)
         if job is None:
             return
         job.messages += credit.messages
@@ -281,13 +314,10 @@ class BrokerMachine(Dispatcher):
 
     def _on_client_heartbeat(self, session: Session, heartbeat: c.Heartbeat, now: float) -> None:
         for held in heartbeat.held:
-            job = session.requests.get(held.id)
-            if job is None or held.left is None:
-                continue
-            self._move_deadline(job, now + held.left)
-            if job.state is JobState.RUNNING:
-                assert job.offer is not None
-                job.offer.session.link.put(c.Heartbeat([c.Held(job.id, held.left)]))
+            job = self._job_of(session, held.id)
+            if job is not None and held.left is not None:
+                self._move_deadline(job, now + held.left)
+                self._forward_time_left(job, held.left)
 
     # ---- from workers
 
@@ -308,7 +338,7 @@ class BrokerMachine(Dispatcher):
             link = job.client.link
             link.put(partial, size)
             if link.outbox_bytes > self.settings.outbox:
-                self._drop(job.client, "it does not read what it asked for", now)
+                self._drop(job.owner, "it does not read what it asked for", now)
 
     def _on_final(self, session: Session, final: c.Final, now: float) -> None:
         job = session.held.get(final.id)

@@ -29,6 +29,8 @@ class Counters:
     expired: int = 0
     #: The worker was lost, and the request not allowed to run again.
     lost: int = 0
+    #: Requests beside these, which joined the execution of another one with the same key.
+    joined: int = 0
 
 
 class Offer:
@@ -174,9 +176,9 @@ class Service:
         if job.choosy:
             self._choosy[job.id] = job
         else:
-            queue = self._queues.get(job.client)
+            queue = self._queues.get(job.owner)
             if queue is None:
-                queue = self._queues[job.client] = OrderedDict()
+                queue = self._queues[job.owner] = OrderedDict()
             queue[job.id] = job
             if first:
                 queue.move_to_end(job.id, last=False)
@@ -186,10 +188,10 @@ class Service:
     def dequeue(self, job: Job) -> None:
         """Take a job out of the queue, wherever it is."""
         if self._choosy.pop(job.id, None) is None:
-            queue = self._queues[job.client]
+            queue = self._queues[job.owner]
             del queue[job.id]
             if not queue:
-                del self._queues[job.client]
+                del self._queues[job.owner]
         self.queued -= 1
         self.queued_bytes -= job.size
 

@@ -9,6 +9,7 @@ from ..link import Link
 
 if TYPE_CHECKING:
     from .job import Job
+    from .keys import Caller
     from .service import Offer
 
 
@@ -48,7 +49,7 @@ class Session:
         self.handlers = handlers
         self.is_worker = hello.offers is not None
         self.link = Link(dirty)
-        self.requests: dict[int, Job] = {}
+        self.requests: dict[int, Job | Caller] = {}
         self.held: dict[int, Job] = {}
         self.offers: dict[str, Offer] = {}
         self.heard = 0.0

@@ -14,7 +14,7 @@ from ..._wire.frames import Frame, Frames
 from .._seam import DIALLED, Connected, Lost, PeerGone, Received
 from ._context import SharedContext
 from ._monitor import Monitor
-from ._port import BATCH, BATCH_BYTES, BY_REFERENCE, DONTWAIT, DONTWAIT_MORE, EVENTS, POLLIN, POLLOUT, ZmqPort
+from ._port import BATCH, BATCH_BYTES, BY_REFERENCE, DONTWAIT, DONTWAIT_MORE, EVENTS, LENT, POLLIN, POLLOUT, ZmqPort
 
 MONITORED: Final = int(
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -137,8 +137,9 @@ class DealerPort(ZmqPort):
         if flags == DONTWAIT:
             return True
         for frame in frames[1:-1]:
-            send(frame, DONTWAIT_MORE)
-        send(frames[-1], DONTWAIT)
+            send(frame, DONTWAIT_MORE, len(frame) < LENT or type(frame) is not bytes)
+        frame = frames[-1]
+        send(frame, DONTWAIT, len(frame) < LENT or type(frame) is not bytes)
         return True
 
 

@@ -16,10 +16,12 @@ from ._monitor import Monitor
 BATCH: Final = 256
 #: Bytes of large frames after which `receive` takes no more.
 BATCH_BYTES: Final = 8 * 2**20
-#: Bytes from which a frame is passed on by reference: as a `zmq.Frame` when it comes, without a copy when it goes.
+#: Bytes from which a frame that came is passed on as a `zmq.Frame`; a copy of less is cheaper.
 BY_REFERENCE: Final = 32 * 2**10
+#: Bytes from which a `bytes` object is lent to libzmq: giving it back costs as much as copying 256 KiB.
+LENT: Final = 512 * 2**10
 #: Seconds after which a refused message is offered again although libzmq gave no sign; see `_retry_refused`.
-_RETRY: Final = 0.01
+_RETRY: Final = 1000.0
 
 # Plain integers and the C methods: pyzmq's enums and its Python layer cost more than libzmq itself.
 DONTWAIT: Final = int(zmq.DONTWAIT)

@@ -19,7 +19,7 @@ from ..._wire.frames import Frame, Frames
 from .._seam import Lost, PeerGone, Received
 from ._context import SharedContext
 from ._monitor import Monitor
-from ._port import BATCH, BATCH_BYTES, BY_REFERENCE, DONTWAIT, DONTWAIT_MORE, EVENTS, POLLIN, ZmqPort
+from ._port import BATCH, BATCH_BYTES, BY_REFERENCE, DONTWAIT, DONTWAIT_MORE, EVENTS, LENT, POLLIN, ZmqPort
 
 MONITORED: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ENDED: Final = Lost("connection lost")
@@ -165,8 +165,9 @@ class RouterPort(ZmqPort):
             raise
         # libzmq took the whole message with the name of the peer: what follows can't be refused.
         for frame in frames[:-1]:
-            send(frame, DONTWAIT_MORE)
-        send(frames[-1], DONTWAIT)
+            send(frame, DONTWAIT_MORE, len(frame) < LENT or type(frame) is not bytes)
+        frame = frames[-1]
+        send(frame, DONTWAIT, len(frame) < LENT or type(frame) is not bytes)
         return True
 
     def _refuse(self) -> None:

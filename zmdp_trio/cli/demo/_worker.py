@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -74,4 +75,5 @@ async def _end_with_parent(scope: trio.CancelScope) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(work, *sys.argv[1:])
+    _, *arguments = sys.argv
+    trio.run(partial(work, *arguments))

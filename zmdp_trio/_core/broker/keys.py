@@ -1,0 +1,174 @@
+"""`key=`: requests of one service with the same key share one execution, while it lasts and for a while after.
+
+A keyed execution is a job like any other, whose client is a `KeyedClient`: what the broker sends to that goes to the
+callers that joined.  Partial replies go to the first of them alone; the final reply, or the error, to all, and later to
+those who ask again.  The table is bounded in time, in entries, and in bytes; what does not fit is forgotten, oldest
+first, and a repeat then runs anew.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..._errors import Code
+from ..._settings import Settings
+from ..._wire import commands as c
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .session import Session
+
+#: Errors that say nothing of what the handler did: a repeat runs anew.
+NOT_REMEMBERED = frozenset(
+    code.value for code in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
+)
+
+
+class Caller:
+    """One of those who wait for a keyed execution; stands among its session's requests, as a job would."""
+
+    __slots__ = ("entry", "id", "session")
+
+    def __init__(self, session: Session, id: int, entry: KeyedClient) -> None:
+        self.session = session
+        self.id = id
+        self.entry = entry
+
+
+class KeyedClient:
+    """The client of a keyed job: its callers, and what was sent to it last."""
+
+    #: What `Link` has, for those who look whether a client reads: this one always does.
+    outbox_bytes = 0
+
+    def __init__(self, table: KeyTable, key: tuple[str, str], name: str) -> None:
+        #: The first caller's: what the handler sees as its peer.
+        self.name = name
+        self.requests: dict[int, Job] = {}
+        self.callers: dict[Caller, None] = {}
+        #: Who gets the partial replies: the caller that came first, unless it left or does not read.
+        self.reader: Caller | None = None
+        self.job: Job | None = None
+        self.outcome: c.Final | c.Error | None = None
+        self.size = 0
+        self.expires = 0.0
+        self.key = key
+        self._table = table
+
+    @property
+    def link(self) -> KeyedClient:
+        """Where commands for this client are put."""
+        return self
+
+    def put(self, command: c.Command, size: int = 0) -> None:
+        """Pass on to the callers what a client of its own would get."""
+        if isinstance(command, c.Partial):
+            self._put_partial(command, size)
+        elif isinstance(command, c.Heartbeat):
+            for caller in self.callers:
+                caller.session.link.put(c.Heartbeat([c.Held(caller.id)]))
+        elif isinstance(command, c.Final | c.Error):
+            self._table.settle(self, command, size)
+
+    def _put_partial(self, partial: c.Partial, size: int) -> None:
+        reader = self.reader
+        if reader is not None:
+            link = reader.session.link
+            partial.id = reader.id
+            link.put(partial, size)
+            if link.outbox_bytes > self._table.settings.outbox:
+                self.reader = None
+            return
+        job = self.job
+        if job is not None and job.offer is not None:
+            # Nobody reads: what was sent is as good as read.
+            job.messages += 1
+            job.bytes += size
+            job.offer.session.link.put(c.Credit(job.id, 1, size))
+
+
+class KeyTable:
+    """The keyed executions that run, and the outcomes of those that ended lately."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        #: What time it is: the machine keeps it so.
+        self.now = 0.0
+        self._entries: OrderedDict[tuple[str, str], KeyedClient] = OrderedDict()
+        #: Outcomes alone, oldest first.
+        self._ended: OrderedDict[tuple[str, str], KeyedClient] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, service: str, key: str) -> KeyedClient | None:
+        """Return the execution that a request joins; None if it starts one."""
+        self._forget_old()
+        return self._entries.get((service, key))
+
+    def add(self, service: str, key: str, name: str) -> KeyedClient:
+        """Note a new execution, for a first caller of this name."""
+        entry = self._entries[service, key] = KeyedClient(self, (service, key), name)
+        return entry
+
+    def join(self, entry: KeyedClient, session: Session, id: int) -> None:
+        """Add a caller, who gets the outcome at once if it is there."""
+        if entry.outcome is not None:
+            self._tell(session, id, entry.outcome, entry.size)
+            return
+        caller = Caller(session, id, entry)
+        if not entry.callers:
+            entry.reader = caller
+        entry.callers[caller] = None
+        session.requests[id] = caller
+
+    def leave(self, caller: Caller) -> bool:
+        """Take a caller out; tell whether it was the last one."""
+        del caller.session.requests[caller.id]
+        entry = caller.entry
+        del entry.callers[caller]
+        if entry.reader is caller:
+            entry.reader = None
+        if entry.callers:
+            return False
+        self.drop(entry)
+        return True
+
+    def drop(self, entry: KeyedClient) -> None:
+        """Forget an execution."""
+        if self._entries.get(entry.key) is entry:
+            del self._entries[entry.key]
+            if self._ended.pop(entry.key, None) is not None:
+                self._bytes -= entry.size
+
+    def settle(self, entry: KeyedClient, outcome: c.Final | c.Error, size: int) -> None:
+        """An execution has ended: tell its callers, and remember it for those who ask again."""
+        callers, entry.callers = entry.callers, {}
+        for caller in callers:
+            del caller.session.requests[caller.id]
+            self._tell(caller.session, caller.id, outcome, size)
+        entry.job = entry.reader = None
+        if isinstance(outcome, c.Error) and outcome.code in NOT_REMEMBERED:
+            self.drop(entry)
+            return
+        entry.outcome, entry.size = outcome, size
+        entry.expires = self.now + self.settings.key_window
+        self._ended[entry.key] = entry
+        self._bytes += size
+        self._forget_old()
+
+    def _tell(self, session: Session, id: int, outcome: c.Final | c.Error, size: int) -> None:
+        session.link.put(msgspec.structs.replace(outcome, id=id), size)
+
+    def _forget_old(self) -> None:
+        settings = self.settings
+        while self._ended:
+            entry = next(iter(self._ended.values()))
+            full = len(self._ended) > settings.key_limit or self._bytes > settings.key_bytes
+            if not full and entry.expires > self.now:
+                return
+            self.drop(entry)
