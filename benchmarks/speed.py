@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--seconds 5] [--workers 1 100] [--json]
 
-The broker, the workers (all in one process), and the client each have a process.  Figures depend on the machine: compare
-ratios within one run.  CPU is user plus system time of the process, read from the kernel.
+The broker, the workers (all in one process), and the client each have a process.  Figures depend on the machine:
+compare ratios within one run.  CPU is user plus system time of the process, read from the kernel.
 """
 
 from __future__ import annotations

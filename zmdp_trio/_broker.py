@@ -39,6 +39,8 @@ class ServiceStatistics:
     cancelled: int
     expired: int
     lost: int
+    #: Requests beside these, which joined the execution of another one with the same key.
+    joined: int
 
 
 @attrs.frozen

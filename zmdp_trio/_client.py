@@ -94,15 +94,17 @@ class Client:
                 around this call.  `math.inf` opts out.
             headers: go to the handler as they are.
             retry: how often the request may run again when its worker or broker is lost before a first partial reply.
-            key: requests of one service with the same key share one execution, and for ten minutes its outcome: the first
-                caller gets the partial replies, all of them the final one.
+            key: requests of one service with the same key share one execution, and for ten minutes its outcome: the
+                first caller gets the partial replies, all of them the final one.
             worker: run it on the worker of this name, or not at all.
             on_partial: called, and awaited if it is async, with each partial reply; without it they are dropped.
 
         Raises:
             RequestError: what went wrong, as its `code` and its subclass tell.
         """
-        call = self._make_call(service, payload, timeout, deadline, headers, retry, key, worker, discards=on_partial is None)
+        call = self._make_call(
+            service, payload, timeout, deadline, headers, retry, key, worker, discards=on_partial is None
+        )
         stream = ReplyStream(self, call)
         try:
             await stream._start()

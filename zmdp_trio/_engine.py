@@ -285,9 +285,8 @@ class DialEngine(Engine):
                 elif isinstance(what, Lost):
                     self._drop(connection, what.reason, now)
         for uplink in self._dialler.take_unusable():
-            connection = self._connections.get(uplink.endpoint)
-            if connection is not None:
-                self._drop(connection, uplink.reason, now)
+            if uplink.endpoint in self._connections:
+                self._drop(self._connections[uplink.endpoint], uplink.reason, now)
         return anything
 
     def _drop(self, connection: _Connection, reason: str, now: float) -> None:

@@ -69,7 +69,13 @@ class Service(Generic[P, R]):
     """
 
     def __init__(
-        self, name: str, function: Callable[P, R], *, concurrency: int | None, expose_errors: bool, names: dict[str, Any]
+        self,
+        name: str,
+        function: Callable[P, R],
+        *,
+        concurrency: int | None,
+        expose_errors: bool,
+        names: dict[str, Any],
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"a service's name is a string of at least one character, not {name!r}")
@@ -106,6 +112,8 @@ class _Parameters:
 
     payload: inspect.Parameter | None
     context: inspect.Parameter | None
+    #: Both of them, in the order of the signature.
+    arguments: list[inspect.Parameter]
 
     @classmethod
     def of(cls, name: str, function: Callable[..., Any], names: dict[str, Any]) -> _Parameters:
@@ -115,7 +123,8 @@ class _Parameters:
             TypeError: it can't be served, and why.
         """
         payload = context = None
-        for parameter in _signature(name, function, names).parameters.values():
+        signature = _signature(name, function, names)
+        for parameter in signature.parameters.values():
             if parameter.annotation in _CONTEXTS:
                 if context is not None:
                     raise TypeError(f"service {name!r}: two parameters are annotated as Request")
@@ -129,38 +138,34 @@ class _Parameters:
                     f"service {name!r}: {parameter.name!r} would be a second payload; "
                     "annotate the request's context as `request: Request`"
                 )
-        return cls(payload, context)
+        parameters = [each for each in signature.parameters.values() if each is payload or each is context]
+        return cls(payload, context, parameters)
 
     def binder(self, function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
         """Return what calls the function with (payload, request)."""
-        payload, context = self.payload, self.context
-        if payload is None and context is None:
-            return lambda payload, request: function()
-        if context is None:
-            assert payload is not None
-            name = payload.name
-            if payload.kind is payload.KEYWORD_ONLY:
-                return lambda payload, request: function(**{name: payload})
-            return lambda payload, request: function(payload)
-        both = [parameter for parameter in (payload, context) if parameter is not None]
-        positional_only = [parameter.name for parameter in both if parameter.kind is parameter.POSITIONAL_ONLY]
-        if positional_only:
-            return lambda payload, request: self._call_mixed(function, payload, request)
-        if payload is None:
-            return lambda payload, request, *, name=context.name: function(**{name: request})
-        return lambda value, request, *, one=payload.name, two=context.name: function(**{one: value, two: request})
+        arguments = self.arguments
+        if len(arguments) < 2 and all(parameter.kind is not parameter.KEYWORD_ONLY for parameter in arguments):
+            return self._positional_binder(function)
+        positional = [each.name for each in arguments if each.kind is each.POSITIONAL_ONLY]
+        named = [each.name for each in arguments if each.kind is not each.POSITIONAL_ONLY]
 
-    def _call_mixed(self, function: Callable[..., Any], value: Any, request: Any) -> Any:
-        positional: list[Any] = []
-        named: dict[str, Any] = {}
-        for parameter, argument in ((self.payload, value), (self.context, request)):
-            if parameter is None:
-                continue
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                positional.append(argument)
-            else:
-                named[parameter.name] = argument
-        return function(*positional, **named)
+        def call(payload: Any, request: Any) -> Any:
+            values = {}
+            if self.payload is not None:
+                values[self.payload.name] = payload
+            if self.context is not None:
+                values[self.context.name] = request
+            return function(*(values[name] for name in positional), **{name: values[name] for name in named})
+
+        return call
+
+    def _positional_binder(self, function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+        """Return the same for a function of at most one argument: the hot path."""
+        if self.payload is not None:
+            return lambda payload, request: function(payload)
+        if self.context is not None:
+            return lambda payload, request: function(request)
+        return lambda payload, request: function()
 
     def decoder(self, name: str) -> Callable[[int, Any], Any]:
         """Return what reads and validates the payload."""

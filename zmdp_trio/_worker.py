@@ -381,5 +381,3 @@ async def serve_worker(
         task_status.started(worker)
         await trio.sleep_forever()
     raise AssertionError("unreachable")
-
-

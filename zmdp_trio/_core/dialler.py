@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from .._errors import ProtocolError
 from .._settings import Settings
@@ -99,7 +99,7 @@ class Dialler(ABC):
     # ---- for the machines
 
     #: What each command of a session does: the table that `receive` reads.
-    _handlers: dict[type[Command], Any] = {}
+    _handlers: ClassVar[dict[type[Command], Any]] = {}
 
     def _offers(self, uplink: Uplink) -> list[Offer] | None:
         """What a worker's greeting offers; None from a client."""

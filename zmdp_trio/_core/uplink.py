@@ -1,6 +1,6 @@
 """The dialled side of a session: the greeting, and what happens to it as connections come and go.
 
-    DOWN --connected--> GREETING --welcome--> UP --lost--> DOWN
+DOWN --connected--> GREETING --welcome--> UP --lost--> DOWN
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ZMDP/1: one ZeroMQ message per peer and tick, holding every command that is ready for that peer.
 
-    frame 0    b"ZMDP\\x01"
-    frame 1    MessagePack array of commands, a BATCH first
-    frame 2+   large bodies, in the order in which the commands refer to them (by nil where the body would be)
+frame 0    b"ZMDP\\x01"
+frame 1    MessagePack array of commands, a BATCH first
+frame 2+   large bodies, in the order in which the commands refer to them (by nil where the body would be)
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link, headers_size, request_weight
-from ..timers import Timers
 from .dispatcher import Dispatcher
 from .job import Job, JobInput, JobState
 from .keys import Caller, KeyedClient
@@ -241,7 +240,7 @@ class BrokerMachine(Dispatcher):
         if request.key is not None:
             entry = self._keys.find(request.service, request.key)
             if entry is not None:
-                self._join(session, request, entry, now)
+                self._join(session, request, entry, service, now)
                 return
             client = self._keys.add(request.service, request.key, session.name)
             self._keys.join(client, session, request.id)
@@ -256,11 +255,12 @@ class BrokerMachine(Dispatcher):
             return
         self._dispatch(job, now)
 
-    def _join(self, session: Session, request: c.Request, entry: KeyedClient, now: float) -> None:
+    def _join(self, session: Session, request: c.Request, entry: KeyedClient, service: Service, now: float) -> None:
         """Let a request share an execution, or have its outcome; the latest deadline of all counts."""
-        self._services[request.service].counters.joined += 1
+        service.counters.joined += 1
         self._keys.join(entry, session, request.id)
         left = math.inf if request.left is None else request.left
+        self._forget_service(service)
         job = entry.job
         if job is not None and now + left > job.deadline:
             self._move_deadline(job, now + left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -250,7 +250,7 @@ class ClientMachine(Dialler):
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
         """The BATCH was the link's."""
 
-    _handlers = {
+    _handlers: ClassVar[dict[type[c.Command], Any]] = {
         c.Batch: _ignore,
         c.Partial: _on_partial,
         c.Final: _on_final,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ..._errors import Code, MessageTooLarge, ProtocolError
 from ..._settings import Settings
@@ -198,7 +198,7 @@ class WorkerMachine(Dialler):
         if request.id in self._held[uplink]:
             raise ProtocolError(f"request {request.id} came twice")
         leases = self._leases.get(request.service)
-        if leases is None or self.draining and uplink not in self._undrained:
+        if leases is None or (self.draining and uplink not in self._undrained):
             uplink.link.put(c.Reject(request.id))
             return
         self.received += 1
@@ -251,7 +251,7 @@ class WorkerMachine(Dialler):
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
         """A BATCH was the link's; a broker's DRAIN ends with its GOODBYE, and changes nothing here until then."""
 
-    _handlers = {
+    _handlers: ClassVar[dict[type[c.Command], Any]] = {
         c.Batch: _ignore,
         c.Request: _on_request,
         c.Cancel: _on_cancel,
@@ -280,9 +280,7 @@ class WorkerMachine(Dialler):
 
     def _too_large(self, execution: Execution, size: int) -> MessageTooLarge:
         limit = execution.uplink.limits.message
-        return MessageTooLarge(
-            f"a reply of {size:,} bytes, the limit is {limit:,}", service=execution.request.service
-        )
+        return MessageTooLarge(f"a reply of {size:,} bytes, the limit is {limit:,}", service=execution.request.service)
 
     def statistics(self) -> dict[str, Any]:
         """Return the numbers that the shell's record is made of."""

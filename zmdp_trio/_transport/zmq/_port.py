@@ -21,7 +21,7 @@ BY_REFERENCE: Final = 32 * 2**10
 #: Bytes from which a `bytes` object is lent to libzmq: giving it back costs as much as copying 256 KiB.
 LENT: Final = 512 * 2**10
 #: Seconds after which a refused message is offered again although libzmq gave no sign; see `_retry_refused`.
-_RETRY: Final = 1000.0
+_RETRY: Final = 0.01
 
 # Plain integers and the C methods: pyzmq's enums and its Python layer cost more than libzmq itself.
 DONTWAIT: Final = int(zmq.DONTWAIT)
