@@ -44,6 +44,27 @@ async def endless(name: str) -> AsyncIterator[str]:
         print("left", name, flush=True)
 
 
+@service("flood")
+async def flood(name: str, request: Request) -> None:
+    sending = True
+
+    async def watch() -> None:
+        nonlocal sending
+        while sending:
+            sending = False
+            await trio.sleep(0.5)
+        print(name, "waits for credit", flush=True)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            while True:
+                await request.send(bytes(100_000))
+                sending = True
+    finally:
+        print("left", name, flush=True)
+
+
 @service("once")
 async def once(name: str) -> AsyncIterator[str]:
     try:

@@ -214,6 +214,7 @@ def test_no_broker(tmp_path: Path) -> None:
         (["call", "echo", "--connect", "tcp://localhost:99999"], ["tcp://HOST:PORT"]),
         (["call", "echo", "--timeout", "-1"], ["seconds"]),
         (["call", "echo", "--header", "x"], ["NAME=VALUE"]),
+        (["call", "echo", "--connect", "inproc://here"], ["not an endpoint"]),
         (["broker", "--bind", "tcp://nowhere"], ["tcp://HOST:PORT"]),
         (["broker", "--bind", "tcp://192.0.2.1:5555"], ["192.0.2.1"]),
         (["worker", "missing_module"], ["no module 'missing_module'"]),
@@ -270,6 +271,15 @@ def test_a_closed_pipe_cancels_the_handler(cluster: Cluster, service: str) -> No
         process.stdout.close()
         line_with(cluster.worker.stdout, f"left {name}")
         assert (process.wait(LIMIT), process.stderr and process.stderr.read()) == (0, b"")
+
+
+def test_a_signal_ends_a_stream_whose_reader_is_stuck(cluster: Cluster) -> None:
+    arguments = ("stream", "flood", '"stuck"', "--connect", cluster.endpoint)
+    with start(cluster.folder, *arguments) as process:
+        line_with(cluster.worker.stdout, "waits for credit")
+        process.send_signal(signal.SIGINT)
+        line_with(cluster.worker.stdout, "left stuck")
+        assert process.wait(LIMIT) == 130
 
 
 def test_worker_and_broker_drain_at_the_first_signal(cluster: Cluster, tmp_path: Path) -> None:

@@ -152,3 +152,13 @@ def test_a_worker_that_fails_is_a_plain_reason(
 def test_no_worker_command(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="did not start"):
         run_demo(Path(__file__), worker=[str(tmp_path / "missing")])
+
+
+def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(LIMIT), process.stderr.read()) == (0, "")
+    assert list(tmp_path.iterdir()) == []

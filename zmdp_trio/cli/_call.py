@@ -12,7 +12,7 @@ import trio
 from zmdp_trio import Client, open_client
 
 from ._failures import explain
-from ._output import Output, with_output
+from ._output import Output
 from ._signals import with_signals
 from ._values import as_record, read_payload, to_json
 
@@ -71,14 +71,14 @@ def _run(options: Options, work: _Work) -> int:
 
 async def _connected(options: Options, payload: Any, work: _Work) -> int | None:
     """Do the work with a client; a signal cancels it, and so the handler, and a second one does not wait for that."""
-    scope = trio.CancelScope()
+    output = Output()
 
-    async def with_client(output: Output) -> None:
+    async def with_client() -> None:
         async with open_client(*options["endpoints"]) as client:
-            with scope:
+            with output.scope:
                 await work(client, payload, output)
 
-    return await with_signals(lambda: with_output(with_client), scope.cancel)
+    return await with_signals(lambda: output.run(with_client), output.drop)
 
 
 def _limits(options: Options) -> dict[str, Any]:

@@ -30,6 +30,7 @@ EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
 _HINTS: Final = {
     "ServiceNotFound": "is its worker running? Start one with: zmdp worker MODULE",
     "BrokerLost": "is a broker running there? Start one with: zmdp broker",
+    "MessageTooLarge": "",
     "WorkerLost": "the worker ended while it had the request; --retry 1 lets another one run it",
     "Overloaded": "too much is waiting already; try again a little later",
     "DEADLINE_EXCEEDED": "allow more time with --timeout or --deadline",
@@ -78,7 +79,12 @@ def explain(error: BaseException, brokers: Sequence[str] = ()) -> Failure | None
     """Turn an error that is to be expected into a `Failure`; None for one that is a bug.
 
     Of several errors at once, what a command itself found says more than what it did to the requests under way.
+
+    Raises:
+        BrokenPipeError: it is one; whoever read our output has seen enough.
     """
+    if any(isinstance(each, BrokenPipeError) for each in _members(error)):
+        raise BrokenPipeError from error
     found = [_explain(each, brokers) for each in _members(error)]
     if None in found:
         return None
@@ -105,7 +111,7 @@ def _explain(error: BaseException, brokers: Sequence[str]) -> Failure | None:
         return Failure(error.message, error.code.name, error.details, hint, error.service)
     if isinstance(error, EndpointError):
         return usage(str(error))
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+    if isinstance(error, OSError):
         return Failure(str(error))
     return None
 
@@ -118,4 +124,4 @@ def exit_codes_help() -> str:
 
 def _hint(error: Exception, code: str) -> str | None:
     names = [*(cls.__name__ for cls in type(error).__mro__), code]
-    return next((_HINTS[name] for name in names if name in _HINTS), None)
+    return next((_HINTS[name] for name in names if name in _HINTS), "") or None

@@ -25,7 +25,7 @@ class Endpoint(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         scheme, separator, address = text.partition("://")
-        if not separator or not address or scheme not in ("tcp", "ipc", "inproc"):
+        if not separator or not address or scheme not in ("tcp", "ipc"):
             self.fail(f"{text!r} is not an endpoint: write tcp://HOST:PORT or ipc://PATH", param, ctx)
         port = _TCP.fullmatch(text)
         if scheme == "tcp" and (not port or (port[1].isdigit() and int(port[1]) > 65535)):

@@ -20,20 +20,45 @@ _BEHIND: Final = 2**20
 _LOOK: Final = 0.1
 
 
-class Closed(Exception):
-    """Nobody reads our output any more."""
-
-
 class Output:
-    """Bytes on their way to a file descriptor."""
+    """Bytes on their way to standard output.
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    Attributes:
+        scope: for the work whose output it is: cancelled when nobody reads that any more.
+    """
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self.scope = trio.CancelScope()
+        self._fd = sys.stdout.fileno()
+        self._writing = trio.CancelScope()
         self._pending: list[bytes] = []
         self._size = 0
         self._wanted = trio.Event()
         self._written = trio.Event()
         self._ending = False
+
+    async def run(self, body: Callable[[], Awaitable[None]]) -> None:
+        """Run `body`, which writes, and wait until all is written, also when it failed.
+
+        Raises:
+            Exception: what `body` raised, not in a group.
+            OSError: writing failed; not because the reader went away, that is no error.
+        """
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            async with trio.open_nursery() as writing:
+                writing.start_soon(self._pump)
+                try:
+                    await body()
+                except Exception as error:
+                    failure = error
+                self._ending = True
+                self._wanted.set()
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def write(self, data: bytes) -> None:
         """Take some bytes; wait while the reader is far behind."""
@@ -43,77 +68,39 @@ class Output:
         self._size += len(data)
         self._wanted.set()
 
-    def end(self) -> None:
-        """Let `pump` return when all is written."""
-        self._ending = True
-        self._wanted.set()
+    def drop(self) -> None:
+        """Cancel the work, and what is not yet written of its output."""
+        self.scope.cancel()
+        self._writing.cancel()
 
-    async def pump(self) -> None:
-        """Write what comes until the end.
+    async def _pump(self) -> None:
+        with self._writing:
+            while self._pending or not self._ending:
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+                while self._pending:
+                    await self._write_pending()
 
-        Raises:
-            Closed: the reader is gone.
-        """
-        while self._pending or not self._ending:
-            await self._wanted.wait()
-            self._wanted = trio.Event()
-            while self._pending:
-                batch, self._pending, self._size = b"".join(self._pending), [], 0
-                await trio.to_thread.run_sync(self._write_all, batch, abandon_on_cancel=True)
-                self._written.set()
-                self._written = trio.Event()
+    async def _write_pending(self) -> None:
+        batch, self._pending, self._size = b"".join(self._pending), [], 0
+        try:
+            await trio.to_thread.run_sync(self._write_all, batch, abandon_on_cancel=True)
+        except BrokenPipeError:
+            self.drop()
+        self._written.set()
+        self._written = trio.Event()
 
-    async def watch(self) -> None:
-        """Notice that a pipe's reader is gone also while there is nothing to write.
+    def _write_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
 
-        Raises:
-            Closed: the reader is gone.
-        """
+    async def _watch(self) -> None:
+        """Notice that a pipe's reader is gone also while there is nothing to write."""
         if not hasattr(select, "poll") or not stat.S_ISFIFO(os.fstat(self._fd).st_mode):
             return
         poller = select.poll()
         poller.register(self._fd, 0)
         while not poller.poll(0):  # noqa: ASYNC110 - the system tells nobody of this event
             await trio.sleep(_LOOK)
-        raise Closed
-
-    def _write_all(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except BrokenPipeError:
-            raise Closed from None
-
-
-async def with_output(body: Callable[[Output], Awaitable[None]]) -> None:
-    """Run `body` with standard output, and wait until all is written, also when `body` failed.
-
-    When the reader goes away, `body` is cancelled, and nothing is raised.
-
-    Raises:
-        Exception: what `body` raised, not in a group.
-        OSError: writing failed.
-    """
-    sys.stdout.flush()
-    output = Output(sys.stdout.fileno())
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-
-        async def guard(work: Callable[[], Awaitable[None]]) -> None:
-            try:
-                await work()
-            except Closed:
-                nursery.cancel_scope.cancel()
-
-        nursery.start_soon(guard, output.watch)
-        async with trio.open_nursery() as writing:
-            writing.start_soon(guard, output.pump)
-            try:
-                await body(output)
-            except Exception as error:
-                failure = error
-            output.end()
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        self.drop()

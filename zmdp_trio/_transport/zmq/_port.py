@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -20,8 +19,8 @@ BATCH_BYTES: Final = 8 * 2**20
 BY_REFERENCE: Final = 32 * 2**10
 #: Bytes from which a `bytes` object is lent to libzmq: giving it back costs as much as copying 256 KiB.
 LENT: Final = 512 * 2**10
-#: Seconds after which a refused message is offered again although libzmq gave no sign; see `_retry_refused`.
-_RETRY: Final = 0.01
+#: Seconds after which a refused message is offered again without a sign from libzmq, see `ZmqPort._wait`.
+_RETRY: Final = 0.005
 
 # Plain integers and the C methods: pyzmq's enums and its Python layer cost more than libzmq itself.
 DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -47,7 +46,6 @@ class ZmqPort:
         "_get",
         "_monitor",
         "_name",
-        "_poll",
         "_recv",
         "_refused",
         "_send",
@@ -67,8 +65,6 @@ class ZmqPort:
         self._get: Callable[[int], int] = raw.get
         self._recv: Callable[..., Any] = raw.recv
         self._send: Callable[..., Any] = raw.send
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
         self._again = True
         self._refused = False
         self._closed = False
@@ -94,6 +90,8 @@ class ZmqPort:
             ready()
 
     async def _wait(self) -> None:
+        # That a full peer of a ROUTER has room again can't be asked, only tried.  Mostly the descriptor tells; but the
+        # news may have come while EVENTS were read, after the send that was refused, and then nothing tells.
         try:
             if self._refused:
                 with trio.move_on_after(_RETRY):

@@ -46,8 +46,6 @@ class RouterPort(ZmqPort):
 
     @trio.lowlevel.enable_ki_protection
     def receive(self) -> Sequence[Received]:
-        if self._refused:
-            self._note_edge()
         received: list[Received] = []
         get = self._get
         # EVENTS cost a system call and an empty recv() an exception, as much as two of them: so one of them is asked
@@ -151,8 +149,6 @@ class RouterPort(ZmqPort):
             raise ValueError("a message has at least one frame")
         if peer not in self._peers:
             raise PeerGone(f"no peer {peer.hex()!r}")
-        if self._refused:
-            self._note_edge()
         send = self._send
         try:
             send(peer, DONTWAIT_MORE)
@@ -174,7 +170,3 @@ class RouterPort(ZmqPort):
         if not self._refused:
             self._refused = True
             self._nudge()
-
-    def _note_edge(self) -> None:
-        if self._poll.poll(0):
-            self._again = True

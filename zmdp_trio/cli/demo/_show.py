@@ -12,11 +12,18 @@ from rich.text import Text
 _LABEL = 12
 
 
+class _Console(Console):
+    """A console that says it like any other file when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Show:
     """Headings, and facts in two columns below them."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = _Console(quiet=quiet, highlight=False, soft_wrap=True)
 
     def heading(self, text: str) -> None:
         """Begin a section."""

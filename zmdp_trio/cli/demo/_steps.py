@@ -36,7 +36,7 @@ async def stream_file(client: Client, show: Show, file: Path, total: int) -> Fig
                 chunks += 1
                 advance(len(chunk))
     seconds = time.perf_counter() - began
-    show.fact("received", f"{size(received)} in {seconds:.2f} s, {chunks:,} chunks")
+    show.fact("received", f"{size(received)} in {seconds:.2f} s, {chunks:,} chunk{'' if chunks == 1 else 's'}")
     show.fact("rate", f"{size(received / seconds)}/s")
     await _check_sum(show, file, total, digest.hexdigest())
     figures = {"path": str(file), "bytes": received, "chunks": chunks, "seconds": seconds}
