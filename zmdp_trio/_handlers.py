@@ -137,6 +137,8 @@ class ThreadOutbox:
             queue, self._queue = self._queue, deque()
         for content, body in queue:
             self._run.put(content, body)
+        # Credit that came before the execution was out of it is told by no event: the thread learns of it here.
+        self.update()
 
     def update(self) -> None:
         """From Trio: the execution has other credit, or was cancelled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 import attrs
 import trio
@@ -66,11 +66,29 @@ class Cluster:
 
 
 @asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """End a test that waits for ever: under a virtual clock it would beat for ever.
+
+    A task of its own, since a cancel scope would be every request's deadline.
+    """
+
+    async def end() -> NoReturn:
+        await trio.sleep(seconds)
+        raise trio.TooSlowError
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def open_cluster(
     *services: Service[..., Any], endpoint: str = "memory://*", **settings: Unpack[Overrides]
 ) -> AsyncIterator[Cluster]:
     """Run a cluster for as long as the block runs; on a normal end, nothing may be left of any request."""
     async with (
+        _time_limit(10_000),
         open_broker(endpoint, **settings) as broker,
         open_worker(services, broker.endpoints[0], name="worker", **settings) as worker,
         open_client(broker.endpoints[0], name="client", **settings) as client,

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import trio
 
-from cluster import Cluster, open_cluster
-from zmdp_trio import Final, service
+pytest.register_assert_rewrite("cluster")
+
+from cluster import Cluster, open_cluster  # noqa: E402  only now are its asserts rewritten
+from zmdp_trio import Final, service  # noqa: E402
 
 
 @service("echo")

@@ -200,6 +200,20 @@ async def test_stat(client: Client, root: Path) -> None:
     assert (quick["size"], quick["sha256"]) == (9, None)
 
 
+async def test_stat_stops_reading_when_the_caller_leaves(files: ModuleType, root: Path) -> None:
+    os.truncate(root / "data", 2**40)
+    async with (
+        open_broker("tcp://127.0.0.1:*") as broker,
+        open_worker(files.file_services(root), *broker.endpoints) as worker,
+        open_client(*broker.endpoints) as client,
+    ):
+        with trio.move_on_after(0.2):
+            await client.request("files.stat", {"path": "data"})
+        with trio.fail_after(10):
+            while worker.statistics().cancelled == 0:  # noqa: ASYNC110 - the record is all there is to see
+                await trio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("offset", "length", "expected"),
     [(0, None, slice(None)), (5, None, slice(5, None)), (0, 0, slice(0)), (10, 300_000, slice(10, 300_010))],

@@ -57,7 +57,6 @@ class Link:
         "scheduled",
         "sent",
         "skipped",
-        "stalled_since",
     )
 
     def __init__(self, dirty: list[Link]) -> None:
@@ -72,8 +71,6 @@ class Link:
         self.scheduled = False
         self.skipped = 0
         self.duplicates = 0
-        #: When the peer stopped to acknowledge with the window full; None while it does not.
-        self.stalled_since: float | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -158,11 +155,6 @@ class Link:
         return outbox[:taken], size
 
     @property
-    def window_full(self) -> bool:
-        """The peer must acknowledge something before more is sent."""
-        return len(self._unacked) >= WINDOW_BATCHES or self._unacked_bytes >= WINDOW_BYTES
-
-    @property
     def held_bytes(self) -> int:
         """Bytes queued or kept for this peer."""
         return self.outbox_bytes + self._unacked_bytes
@@ -176,11 +168,6 @@ class Link:
     def awaits_ack(self) -> bool:
         """Something that was sent is unacknowledged."""
         return bool(self._unacked)
-
-    @property
-    def owes_ack(self) -> bool:
-        """Something that was received is unacknowledged."""
-        return self._owed > 0
 
     def acknowledge(self) -> None:
         """Send what is owed now: an acknowledgement, or once more the wish to have something sent again."""
@@ -234,7 +221,6 @@ class Link:
         while unacked and unacked[0][0] <= received:
             self._unacked_bytes -= unacked.popleft()[2]
         self.acked = received
-        self.stalled_since = None
         if self.outbox:
             self.schedule()
 

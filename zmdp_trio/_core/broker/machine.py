@@ -214,16 +214,10 @@ class BrokerMachine(Dispatcher):
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + self.settings.heartbeat if self._sessions else math.inf
-        for session in list(self._sessions.values()):
+        for session in self._sessions.values():
             link = session.link
             if not link.opened:
                 continue
-            if link.window_full:
-                if link.stalled_since is None:
-                    link.stalled_since = now
-                elif now - link.stalled_since >= self.settings.silence:
-                    self._drop(session, "nothing was acknowledged for too long", now)
-                    continue
             if link.awaits_ack:
                 link.put(c.Heartbeat())
             link.acknowledge()

@@ -177,6 +177,8 @@ class ClientMachine(Dialler):
             request.bytes = call.granted = self._target()
             self._budget -= call.granted
         call.low = call.granted // 2
+        if call.enforced < math.inf:
+            self._timers.set(call, call.enforced)
         uplink.link.put(request, request_weight(request))
 
     def _target(self) -> int:
