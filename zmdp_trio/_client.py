@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import secrets
@@ -24,6 +25,8 @@ from ._wire.commands import Partial, Request
 
 #: A reader of replies that came in advance lets others run at least this often, in replies.
 YIELD_EVERY: Final = 16
+#: Seconds between two looks at the deadline of a reader that never has to wait.
+LOOK: Final = 0.02
 
 #: Stands for "not given" where None means "none".
 _DEFAULT: Any = object()
@@ -239,6 +242,7 @@ class ReplyStream:
         self._client = client
         self._call = call
         self._taken = 0
+        self._looked = -math.inf
         self._raised = False
 
     def __repr__(self) -> str:
@@ -261,7 +265,8 @@ class ReplyStream:
         if outcome is None or self._call.inbox:
             raise RuntimeError("the final reply has not come; iterate to the end first")
         if isinstance(outcome, RequestError):
-            raise outcome
+            # One exception per raise: the calls of a client that is closed have one outcome in common.
+            raise copy.copy(outcome)
         return _payload.decode_reply(outcome.content, outcome.body, self.service)
 
     async def __aenter__(self) -> Self:
@@ -293,7 +298,7 @@ class ReplyStream:
             return _payload.decode_reply(partial.content, partial.body, call.request.service)
         if isinstance(call.outcome, RequestError) and not self._raised:
             self._raised = True
-            raise call.outcome
+            raise copy.copy(call.outcome)
         raise StopAsyncIteration
 
     def cancel(self) -> None:
@@ -328,29 +333,33 @@ class ReplyStream:
     async def _next(self) -> Partial | None:
         """Wait for the next partial reply, or for the outcome: then None."""
         call, machine = self._call, self._client._machine
-        waited = False
-        while not call.inbox and call.outcome is None:
-            if call.waiter is not None:
-                raise trio.BusyResourceError("another task reads this stream")
-            waited = True
-            machine.wait(call, now=clock())
-            try:
-                await self._park()
-            finally:
-                machine.unwait(call)
-            self._look_at_deadline()
-        if not waited:
+        if call.waiter is not None:
+            raise trio.BusyResourceError("another task reads this stream")
+        if call.inbox or call.outcome is not None:
             await trio.lowlevel.checkpoint()
+            return self._take() if call.inbox else None
+        # Once, not after each wake-up: silence counts from here.
+        machine.wait(call, now=clock())
+        try:
+            while not call.inbox and call.outcome is None:
+                await self._park()
+                self._look_at_deadline()
+        finally:
+            machine.unwait(call)
         return self._take() if call.inbox else None
 
     def _take(self) -> Partial:
         partial = self._client._machine.take(self._call)
+        # A reader that is slower than the handler never waits, so this is where its deadline is looked at.
+        if clock() - self._looked >= LOOK:
+            self._look_at_deadline()
         self._client._engine.wake()
         return partial
 
     def _look_at_deadline(self) -> None:
         """Tell the handler if the caller's deadline was moved."""
         call = self._call
+        self._looked = clock()
         if call.deadline_is_callers and call.state is CallState.SENT:
             deadline = trio.current_effective_deadline()
             if deadline != call.deadline:

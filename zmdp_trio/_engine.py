@@ -87,9 +87,7 @@ class Engine(ABC):
             return
         now = trio.current_time()
         machine = self._machine
-        blocked, self._blocked = self._blocked, []
-        for link in blocked:
-            link.schedule()
+        self._offer_again()
         for _ in range(ROUNDS):
             received = self._receive(now)
             if now >= machine.deadline:
@@ -101,6 +99,12 @@ class Engine(ABC):
             self.wake()
         if machine.deadline < self._scope.deadline:
             self._scope.deadline = machine.deadline
+
+    def _offer_again(self) -> None:
+        """Schedule the links whose last message was refused."""
+        blocked, self._blocked = self._blocked, []
+        for link in blocked:
+            link.schedule()
 
     def _flush(self, now: float) -> bool:
         sent = False
@@ -135,7 +139,10 @@ class Engine(ABC):
     def close(self) -> None:
         """Send what is ready, end `run`, and let go of every port."""
         if not self._closed:
-            self.turn()
+            # Nothing is received any more: a peer that was about to be greeted would never hear our farewell.
+            self._act()
+            self._offer_again()
+            self._flush(trio.current_time())
             self._closed = True
             self._life.cancel()
             for port in self._ports():

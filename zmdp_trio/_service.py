@@ -45,12 +45,18 @@ class Shape(enum.Enum):
         return self in (Shape.FUNCTION, Shape.GENERATOR)
 
 
-def _shape_of(function: Callable[..., Any]) -> Shape:
-    target = inspect.unwrap(function)
+def _proper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function behind wrappers, partials, and instances that can be called."""
+    target: Callable[..., Any] = inspect.unwrap(function)
     while isinstance(target, functools.partial):
-        target = target.func
+        target = inspect.unwrap(target.func)
     if not inspect.isroutine(target):
         target = getattr(target, "__call__", target)  # noqa: B004  an instance that can be called
+    return target
+
+
+def _shape_of(function: Callable[..., Any]) -> Shape:
+    target = _proper(function)
     if inspect.isasyncgenfunction(target):
         return Shape.ASYNC_GENERATOR
     if inspect.iscoroutinefunction(target):
@@ -184,11 +190,11 @@ def _signature(name: str, function: Callable[..., Any], names: dict[str, Any]) -
     """Return the signature with its annotations evaluated."""
     try:
         signature = inspect.signature(function)
-        hints = typing.get_type_hints(inspect.unwrap(function), localns=names, include_extras=True)
+        hints = typing.get_type_hints(_proper(function), localns=names, include_extras=True)
     except (NameError, AttributeError) as error:
         raise TypeError(f"service {name!r}: an annotation can't be evaluated: {error}") from error
     except (TypeError, ValueError):
-        # No function proper (a partial, an instance that can be called): its annotations are taken as they are.
+        # No function at all (a class, a builtin): its annotations are taken as they are.
         return inspect.signature(function)
     parameters = [
         parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))

@@ -59,7 +59,7 @@ class WorkerStatistics:
 class Run:
     """One handler's run: what the request's context, the machine, and Trio meet in."""
 
-    __slots__ = ("_last", "_since", "_waiter", "_worker", "execution", "limiter", "outbox", "scope")
+    __slots__ = ("_last", "_parked", "_since", "_worker", "execution", "limiter", "outbox", "scope")
 
     def __init__(self, worker: Worker, execution: Execution, limiter: trio.CapacityLimiter | None) -> None:
         self.execution = execution
@@ -67,7 +67,8 @@ class Run:
         self.scope = trio.CancelScope(deadline=execution.deadline)
         self.outbox: ThreadOutbox | None = None
         self._worker = worker
-        self._waiter: trio.lowlevel.Task | None = None
+        #: Where the handler's tasks wait for credit: there may be several.
+        self._parked: trio.lowlevel.ParkingLot | None = None
         self._since = 0
         self._last = -math.inf
 
@@ -79,7 +80,9 @@ class Run:
             if not execution.active:
                 await trio.lowlevel.checkpoint()
                 return
-            await self._wait_for_credit()
+            if self._parked is None:
+                self._parked = trio.lowlevel.ParkingLot()
+            await self._parked.park()
         self.put(content, body)
         self._since += 1
         if self._since >= YIELD_EVERY or clock() - self._last > YIELD_AFTER:
@@ -93,25 +96,19 @@ class Run:
             self._worker._machine.partial(self.execution, content, body)
             self._worker._engine.wake()
 
-    async def _wait_for_credit(self) -> None:
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._waiter = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._waiter = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
     def on_credit(self) -> None:
         """There is credit again."""
-        if self._waiter is not None:
-            trio.lowlevel.reschedule(self._waiter)
-            self._waiter = None
+        if self._parked is not None:
+            self._parked.unpark_all()
         if self.outbox is not None:
             self.outbox.update()
 
     def on_cancel(self) -> None:
         """Nobody wants the replies any more."""
         self.scope.cancel()
+        if self._parked is not None:
+            # Whoever waits for credit under a shield would wait for ever.
+            self._parked.unpark_all()
         if self.outbox is not None:
             self.outbox.update()
 

@@ -18,7 +18,8 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-LIMIT = 60
+#: Seconds that a command may take, and the broker and worker that all tests share.
+LIMIT, WHOLE = 60, 900
 
 CLASH = """
 from cli_handlers import echo
@@ -45,11 +46,11 @@ def _arguments(cwd: Path, *arguments: str, **settings: str) -> dict[str, Any]:
 
 
 @contextmanager
-def start(cwd: Path, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start `zmdp` and end it with the block, or after LIMIT: then what waits for its output sees the end of it."""
+def start(cwd: Path, *arguments: str, limit: float = LIMIT, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `zmdp` and end it with the block, or after `limit`: then what waits for its output sees the end of it."""
     command = _arguments(cwd, *arguments, **settings) | dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(**command) as process:
-        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog = threading.Timer(limit, process.kill)
         watchdog.start()
         try:
             yield process
@@ -74,14 +75,16 @@ def line_with(pipe: IO[bytes] | None, text: str) -> str:
 
 
 @contextmanager
-def start_broker(cwd: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    with start(cwd, "broker", "--bind", "tcp://127.0.0.1:*", "--json") as broker:
+def start_broker(cwd: Path, limit: float = LIMIT) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    with start(cwd, "broker", "--bind", "tcp://127.0.0.1:*", "--json", limit=limit) as broker:
         yield broker, json.loads(line_with(broker.stdout, "endpoints"))["endpoints"][0]
 
 
 @contextmanager
-def start_worker(cwd: Path, module: str, endpoint: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    with start(cwd, "worker", module, "--connect", endpoint, **settings) as worker:
+def start_worker(
+    cwd: Path, module: str, endpoint: str, limit: float = LIMIT, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    with start(cwd, "worker", module, "--connect", endpoint, limit=limit, **settings) as worker:
         line_with(worker.stdout, "offering")
         yield worker
 
@@ -89,7 +92,7 @@ def start_worker(cwd: Path, module: str, endpoint: str, **settings: str) -> Iter
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    with start_broker(folder) as (_, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+    with start_broker(folder, WHOLE) as (_, endpoint), start_worker(HERE, "cli_handlers", endpoint, WHOLE) as worker:
         yield Cluster(endpoint, worker, folder)
 
 

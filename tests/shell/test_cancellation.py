@@ -185,7 +185,7 @@ async def test_the_handler_is_cancelled_at_once(
                 await leave(client, probe)
                 await probe.left.wait()
             assert probe.left_at == before
-            await until(lambda: not cluster.worker.statistics().cancelling)
+            await cluster.settle()
             assert client.statistics().outstanding == client.statistics().timers == 0
             assert client._machine._budget == client.settings.connection_credit
         assert cluster.broker.statistics().services["handler"].cancelled == 1
@@ -227,8 +227,8 @@ async def test_a_handler_that_ignores_the_cancellation_keeps_its_slot(probe: Pro
             await cluster.client.request("stubborn")
         assert cluster.client.statistics().outstanding == 0
         await trio.sleep(20)
-        service = cluster.broker.statistics().services["stubborn"]
-        assert (service.running, service.cancelling, service.slots) == (0, 1, 1)
+        numbers = cluster.broker.statistics().services["stubborn"]
+        assert (numbers.running, numbers.cancelling, numbers.slots) == (0, 1, 1)
         assert (cluster.worker.statistics().running, cluster.worker.statistics().cancelling) == (0, 1)
 
         with trio.move_on_after(1) as scope:
@@ -238,8 +238,8 @@ async def test_a_handler_that_ignores_the_cancellation_keeps_its_slot(probe: Pro
         free.set()
         await cluster.client.request("stubborn")
         await cluster.settle()
-        service = cluster.broker.statistics().services["stubborn"]
-        assert (service.cancelled + service.expired, service.replied) == (2, 1)
+        numbers = cluster.broker.statistics().services["stubborn"]
+        assert (numbers.cancelled + numbers.expired, numbers.replied) == (2, 1)
         assert cluster.worker.statistics().cancelled == 1
 
 
@@ -266,6 +266,23 @@ async def test_what_a_cancelled_handler_does_on_its_way_out_reaches_nobody(autoj
         await cluster.settle()
         assert cluster.client.statistics().late_replies == 0
         assert cluster.worker.statistics().cancelled == 1
+
+
+async def test_a_shielded_send_does_not_wait_for_credit_that_never_comes(probe: Probe, autojump_clock: Any) -> None:
+    @service("shielded")
+    async def shielded(request: Request) -> None:
+        with trio.CancelScope(shield=True):
+            for _ in range(200):
+                await request.send(0)
+                probe.sent += 1
+        probe.leave()
+
+    async with open_cluster(shielded) as cluster:
+        async with cluster.client.stream("shielded"):
+            await until(lambda: probe.sent == 64)
+        with trio.fail_after(1):
+            await probe.left.wait()
+        assert probe.sent == 200
 
 
 @pytest.mark.parametrize("make", HANDLERS)
@@ -295,14 +312,13 @@ async def test_a_client_that_falls_silent_cancels_within_the_liveness_limit(
         await anext(stream)
         await probe.entered.wait()
         parted = trio.current_time()
-        network, reachable = current_network(), {port_of(cluster.worker), cluster.broker._engine._port}
+        network, broker = current_network(), cluster.broker._engine._port
+        reachable = {port_of(cluster.worker), port_of(cluster.client), broker}
         network.partition([port_of(victim)], reachable)
         network.hook = lambda source, target, frames: (0,) if {source, target} <= reachable else ()
         await probe.left.wait()
         assert probe.left_at is not None
         assert probe.left_at - parted <= cluster.broker.settings.silence
-        network.hook = None
-        await stream.aclose()
         await cluster.settle()
 
 

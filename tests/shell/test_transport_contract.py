@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import trio
+import zmq
 from transport_ends import OPTIONS, End, bind, call, connected, running
 
 from zmdp_trio._transport import DIALLED, EndpointError, Lost, Options, PeerGone, dial, listen
@@ -265,7 +268,7 @@ async def test_a_name_that_does_not_resolve() -> None:
         assert await dialled.get_lost() == DIALLED
 
 
-async def test_several_endpoints_on_one_port(endpoint: str, tmp_path: Path) -> None:
+async def test_several_endpoints_on_one_port(endpoint: str) -> None:
     second = endpoint.replace("socket", "second")
     bound = bind(endpoint, second)
     bound.echo = True
@@ -450,3 +453,82 @@ async def test_what_was_sent_just_before_closing_arrives(endpoint: str) -> None:
         for number in range(5):
             assert await dialled.get_frames() == [b"%d" % number, bytes(2**20)]
         assert await dialled.get_lost() == DIALLED
+
+
+async def test_a_handshake_that_fails() -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        dialled = call(f"tcp://127.0.0.1:{port}")
+        async with running(dialled):
+            _, what = await dialled.get()
+            assert isinstance(what, Lost)
+            assert "handshake" in what.reason
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            assert not dialled.received
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_name_that_a_peer_chose_may_come_back() -> None:
+    """Legacy peers may set their routing id; an old connection's end is not the new one's."""
+    bound = bind("tcp://127.0.0.1:*")
+    with zmq.Context() as context:
+        async with running(bound):
+            for number in range(30):
+                with context.socket(zmq.DEALER) as socket:
+                    socket.setsockopt(zmq.ROUTING_ID, b"named")
+                    socket.setsockopt(zmq.LINGER, 1000)
+                    socket.connect(bound.port.endpoints[0])
+                    socket.send(b"%d" % number)
+                    assert await bound.get() == (b"named", [b"%d" % number])
+                assert await bound.get() == (b"named", Lost("connection lost"))
+
+
+async def test_an_inproc_peer_that_comes_and_goes_before_it_is_heard() -> None:
+    bound = bind("inproc://*")
+    dialled = call(bound.port.endpoints[0])
+    dialled.turn()
+    dialled.post(DIALLED, b"x")
+    dialled.port.close()
+    async with running(bound):
+        peer, what = await bound.get()
+        assert what == [b"x"]
+        assert await bound.get_lost() == peer
+        with pytest.raises(PeerGone):
+            bound.port.send(peer, [b"x"])
+
+
+async def test_a_peer_that_comes_and_goes_before_it_is_heard() -> None:
+    bound = bind("tcp://127.0.0.1:*")
+    with zmq.Context() as context:
+        for _ in range(20):
+            with context.socket(zmq.DEALER) as socket:
+                socket.setsockopt(zmq.LINGER, 1000)
+                socket.connect(bound.port.endpoints[0])
+                socket.send(b"x")
+    async with running(bound):
+        said: list[bytes] = []
+        lost: list[bytes] = []
+        while len(lost) < 20:
+            peer, what = await bound.get()
+            (lost if isinstance(what, Lost) else said).append(peer)
+        assert sorted(said) == sorted(lost)
+        assert len(set(said)) == 20
+
+
+async def test_a_forked_child_is_told_that_it_can_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = bind("tcp://127.0.0.1:*")
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        with pytest.raises(RuntimeError, match="fork"):
+            dial("tcp://127.0.0.1:1", OPTIONS)
+    bound.port.close()
+
+
+async def test_pyzmq_is_loaded_when_it_is_needed() -> None:
+    code = "import sys, zmdp_trio, zmdp_trio._transport; sys.exit('zmq' in sys.modules)"
+    await trio.run_process([sys.executable, "-c", code])

@@ -34,12 +34,19 @@ class Timers(Generic[K]):
         if when == math.inf:
             self._when.pop(key, None)
             return
+        if self._when.get(key) == when:
+            return
         self._when[key] = when
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, key))
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._when):
-            self._heap = [entry for entry in self._heap if self._when.get(entry[2]) == entry[0]]
-            heapq.heapify(self._heap)
+            self._compact()
+
+    def _compact(self) -> None:
+        """Keep one entry per live key: the newest, where a deadline was moved away and back."""
+        newest = {entry[2]: entry for entry in sorted(self._heap) if self._when.get(entry[2]) == entry[0]}
+        self._heap = list(newest.values())
+        heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
         """Call off the deadline of `key`, if it has one."""

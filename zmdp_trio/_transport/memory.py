@@ -6,8 +6,11 @@ run repeats exactly.  What can go wrong is the test's to say:
 
     network = current_network()
     network.hook = lambda source, target, frames: ()        # every message is dropped
-    network.partition([broker], [worker])                   # both sides learn of it after their silence
-    network.kill(worker)                                    # the others learn of it at once
+    network.partition(["memory://broker"], ["north"])       # both sides learn of it after their silence
+    network.kill("north")                                   # the others learn of it at once
+
+Ports are named by themselves, by the endpoint that they are bound to, or by the host that they stand on: whatever a
+task and its children open after `host.set("north")`, now or later, does.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from typing import Final, NoReturn, TypeAlias
 
 import trio
@@ -32,6 +36,9 @@ _PREFIX: Final = "memory://"
 #: Decides a message's fate, from (source, target, frames): the seconds until each copy of it arrives.  `(0,)` delivers
 #: it, `()` drops it, `(0, 0)` doubles it, `(1.5,)` delays it and whatever is sent behind it, as a slow connection does.
 Hook: TypeAlias = "Callable[[MemoryPort, MemoryPort, Frames], Iterable[float]]"
+
+#: The host on which this task opens ports; the empty one can't be parted from anything.
+host: Final[ContextVar[str]] = ContextVar("zmdp_memory_host", default="")
 
 _current: trio.lowlevel.RunVar[Network] = trio.lowlevel.RunVar("zmdp_memory_network")
 
@@ -64,7 +71,8 @@ class Network:
         self.hook: Hook | None = None
         self._listeners: dict[str, MemoryPort] = {}
         self._links: dict[_Link, None] = {}
-        self._groups: dict[MemoryPort, int] = {}
+        self._ports: dict[MemoryPort, None] = {}
+        self._groups: dict[MemoryPort | str, int] = {}
         self._serial = itertools.count(1)
 
     def listen(self, *endpoints: str, options: Options) -> MemoryPort:
@@ -77,13 +85,13 @@ class Network:
         for name in names:
             if name in self._listeners:
                 raise EndpointError(f"{name}: Address already in use")
-        port = MemoryPort(self, tuple(names), options)
+        port = MemoryPort(self, tuple(names), options, frozenset(names))
         self._listeners.update(dict.fromkeys(names, port))
         return port
 
     def dial(self, endpoint: str, options: Options) -> MemoryPort:
         """Connect a port to whoever listens at the endpoint now."""
-        port = MemoryPort(self, (endpoint,), options)
+        port = MemoryPort(self, (endpoint,), options, frozenset())
         listener = self._listeners.get(endpoint)
         if listener is None:
             port._lost = Lost("connection refused")
@@ -95,14 +103,15 @@ class Network:
         return port
 
     def kill(self, which: MemoryPort | str) -> None:
-        """End a port, or the listener at an endpoint, as `kill -9` would: the others learn of it, itself goes mute."""
-        port = self._listeners[which] if isinstance(which, str) else which
-        port._mute = True
-        port._leave()
+        """End a port, or all ports of that name, as `kill -9` would: the others learn of it, it goes mute itself."""
+        for port in list(self._ports):
+            if port is which or which in port._names:
+                port._mute = True
+                port._leave()
 
-    def partition(self, *groups: Iterable[MemoryPort]) -> None:
+    def partition(self, *groups: Iterable[MemoryPort | str]) -> None:
         """Let nothing through between ports of different groups; ports in no group reach all."""
-        self._groups = {port: number for number, group in enumerate(groups) for port in group}
+        self._groups = {each: number for number, group in enumerate(groups) for each in group}
         for link in self._links:
             link.weigh(self._parted(link.dialler, link.listener))
 
@@ -111,14 +120,18 @@ class Network:
         self.partition()
 
     def _parted(self, one: MemoryPort, other: MemoryPort) -> bool:
-        groups = self._groups
-        return one in groups and other in groups and groups[one] != groups[other]
+        here, there = self._group(one), self._group(other)
+        return here is not None and there is not None and here != there
+
+    def _group(self, port: MemoryPort) -> int | None:
+        return next((self._groups[each] for each in (port, *port._names) if each in self._groups), None)
 
     def _routing_id(self) -> bytes:
         # As ZeroMQ's: five bytes that start with zero.  The odd factor scatters the counter, and repeats none.
         return b"\0" + (next(self._serial) * 0x9E3779B1 % 2**32).to_bytes(4, "big")
 
     def _forget(self, port: MemoryPort) -> None:
+        self._ports.pop(port, None)
         self._groups.pop(port, None)
         for name in port.endpoints:
             if self._listeners.get(name) is port:
@@ -222,8 +235,11 @@ class _Link:
 class MemoryPort:
     """One side of the network; see `Port`."""
 
-    def __init__(self, network: Network, endpoints: tuple[str, ...], options: Options) -> None:
+    def __init__(self, network: Network, endpoints: tuple[str, ...], options: Options, names: frozenset[str]) -> None:
         self._network = network
+        network._ports[self] = None
+        #: What this port is called besides itself.
+        self._names = names | {host.get()} - {""}
         self._endpoints = endpoints
         self._options = options
         #: The way to each peer.

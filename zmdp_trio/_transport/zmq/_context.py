@@ -64,6 +64,10 @@ class SharedContext:
             if endpoint.startswith("inproc:"):
                 self._inproc[endpoint][port] = None
 
+    def has(self, name: bytes) -> bool:
+        """Tell whether the inproc port of that name is still open."""
+        return any(port._name == name for ports in self._inproc.values() for port in ports)
+
     def part(self, port: ZmqPort) -> None:
         """Tell those that a port is connected with through inproc endpoints that it closes."""
         for endpoint in port.endpoints:

@@ -107,7 +107,10 @@ class RouterPort(ZmqPort):
         try:
             descriptor = head.get(_SRCFD)
         except zmq.ZMQError:
-            self._peers[peer] = _INPROC
+            if self._shared.has(peer):
+                self._peers[peer] = _INPROC
+            else:
+                self._ended[peer] = None
             return
         self._read_monitor()
         if self._peers.get(peer) == descriptor:
