@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from multiprocessing.connection import Connection
 from typing import Any
 
 import trio
+from processes import Process, answer, cpu_seconds, start
 
 from zmdp_trio import Client, Final, open_broker, open_client, open_worker, service
 
@@ -42,23 +41,6 @@ async def count(n: int) -> AsyncIterator[Any]:
     yield Final(n)
 
 
-def cpu_seconds() -> float:
-    """CPU that this process has used, user and system."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-async def answer(pipe: Connection) -> None:
-    """Tell our CPU time whenever we are asked, until the pipe is closed."""
-    while True:
-        await trio.lowlevel.wait_readable(pipe.fileno())
-        try:
-            pipe.recv()
-        except EOFError:
-            return
-        pipe.send(cpu_seconds())
-
-
 async def broker_main(pipe: Connection) -> None:
     """Be the broker."""
     async with open_broker("tcp://127.0.0.1:*") as broker:
@@ -74,21 +56,6 @@ async def workers_main(pipe: Connection, endpoint: str, workers: int) -> None:
             await worker.wait_welcomed()
         pipe.send("ready")
         await answer(pipe)
-
-
-def start(main: Callable[..., Any], *args: Any) -> Connection:
-    """Start a process; return the pipe to it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=trio.run, args=(main, theirs, *args), daemon=True).start()
-    theirs.close()
-    return ours
-
-
-def ask(pipe: Connection) -> float:
-    """Ask a process for its CPU time."""
-    pipe.send("cpu")
-    return float(pipe.recv())
 
 
 async def sequential(client: Client, seconds: float) -> dict[str, float]:
@@ -130,12 +97,30 @@ async def streaming(client: Client, seconds: float) -> dict[str, float]:
     return {"requests": done}
 
 
-async def measure(name: str, run: Any, client: Client, seconds: float, broker: Connection, worker: Connection) -> Any:
+async def many_streams(client: Client, seconds: float, streams: int = 100) -> dict[str, float]:
+    """So many streams of small partial replies at once."""
+    done = 0
+    end = time.perf_counter() + seconds
+
+    async def read_on() -> None:
+        nonlocal done
+        while time.perf_counter() < end:
+            async with client.stream("count", PARTIALS // 10) as stream:
+                async for _ in stream:
+                    done += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(streams):
+            nursery.start_soon(read_on)
+    return {"requests": done}
+
+
+async def measure(name: str, run: Any, client: Client, seconds: float, broker: Process, worker: Process) -> Any:
     """Run one load, and return its figures."""
     await run(client, min(seconds, 0.5))
-    before = ask(broker), ask(worker), cpu_seconds(), time.perf_counter()
+    before = await broker.ask("cpu"), await worker.ask("cpu"), cpu_seconds(), time.perf_counter()
     figures = await run(client, seconds)
-    after = ask(broker), ask(worker), cpu_seconds(), time.perf_counter()
+    after = await broker.ask("cpu"), await worker.ask("cpu"), cpu_seconds(), time.perf_counter()
     spent = [b - a for a, b in zip(before, after, strict=True)]
     count = figures.pop("requests")
     per = [1e6 * each / count for each in spent[:3]]
@@ -152,12 +137,17 @@ async def measure(name: str, run: Any, client: Client, seconds: float, broker: C
 async def main(seconds: float, workers: list[int], as_json: bool, only: str | None) -> None:
     """Measure every load with every number of workers."""
     results = []
-    loads = {"one at a time": sequential, "100 in flight": pipelined, "partial replies": streaming}
+    loads = {
+        "one at a time": sequential,
+        "100 in flight": pipelined,
+        "1 stream": streaming,
+        "100 streams": many_streams,
+    }
     for number in workers:
         broker = start(broker_main)
-        endpoint = broker.recv()
+        endpoint = await broker.receive()
         worker = start(workers_main, endpoint, number)
-        worker.recv()
+        await worker.receive()
         async with open_client(endpoint) as client:
             for name, run in loads.items():
                 if only is None or only in name:
@@ -165,8 +155,8 @@ async def main(seconds: float, workers: list[int], as_json: bool, only: str | No
                     results.append(result)
                     if not as_json:
                         show(result)
-        worker.close()
-        broker.close()
+        worker.pipe.close()
+        broker.pipe.close()
     if as_json:
         json.dump({"cpus": os.cpu_count(), "python": sys.version.split()[0], "results": results}, sys.stdout)
 

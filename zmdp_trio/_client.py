@@ -28,6 +28,9 @@ YIELD_EVERY: Final = 16
 #: Seconds between two looks at the deadline of a reader that never has to wait.
 LOOK: Final = 0.02
 
+#: How often a request may be allowed to run again, at most.
+MAX_RETRY: Final = 1_000_000
+
 #: Stands for "not given" where None means "none".
 _DEFAULT: Any = object()
 
@@ -92,7 +95,7 @@ class Client:
         Args:
             service: the name of the service.
             payload: bytes-like values travel as they are, anything else as MessagePack.
-            timeout: seconds that may pass without any reply; by default 60, None for no limit.
+            timeout: seconds that may pass without any reply; by default 60, None or -1 for no limit.
             deadline: when the handler's time is over, a time on Trio's clock; by default that of the cancel scopes
                 around this call.  `math.inf` opts out.
             headers: go to the handler as they are.
@@ -174,15 +177,15 @@ class Client:
             raise trio.ClosedResourceError("the client is closed")
         if timeout is _DEFAULT:
             timeout = self.settings.timeout
-        _check_arguments(service, timeout, headers, retry)
         content, body = _payload.encode(payload)
         request = Request(0, service, content, body, 0, 0)
-        request.timeout = None if timeout is None or timeout == math.inf else timeout
+        request.timeout = None if timeout in (None, -1, math.inf) else timeout
         if headers:
             request.headers = dict(headers)
         request.retry = retry
         request.key = key
         request.worker = worker
+        _check_arguments(request, deadline)
         return Call(request, explicit_deadline=deadline, discards=discards)
 
     def _act(self) -> None:
@@ -219,17 +222,35 @@ class Client:
         self._engine.close()
 
 
-def _check_arguments(service: str, timeout: float | None, headers: Mapping[str, str] | None, retry: int) -> None:
-    """Refuse what can't be sent.  Raises InvalidArgument, as the far side would for what it refuses."""
+def _check_arguments(request: Request, deadline: float | None) -> None:
+    """Refuse what can't be sent: the broker would end the whole session for a message that it can't read.
+
+    Raises:
+        InvalidArgument: as the far side would for what it refuses.
+    """
+    service, timeout, retry = request.service, request.timeout, request.retry
     if not isinstance(service, str) or not service:
         raise InvalidArgument(f"a service's name is a string of at least one character, not {service!r}")
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
         raise InvalidArgument(f"timeout must be seconds, 0 or more, or None, not {timeout!r}", service=service)
-    if not isinstance(retry, int) or retry < 0:
-        raise InvalidArgument(f"retry must be a whole number, 0 or more, not {retry!r}", service=service)
-    for name, value in (headers or {}).items():
-        if not (isinstance(name, str) and isinstance(value, str)):
-            raise InvalidArgument(f"headers are strings, not {name!r}: {value!r}", service=service)
+    if deadline is not None and not (isinstance(deadline, int | float) and deadline == deadline):
+        raise InvalidArgument(f"deadline must be a time on Trio's clock, not {deadline!r}", service=service)
+    if not isinstance(retry, int) or not 0 <= retry <= MAX_RETRY:
+        raise InvalidArgument(f"retry must be a whole number from 0 to {MAX_RETRY:,}, not {retry!r}", service=service)
+    try:
+        _check_strings(service=service, key=request.key or "", worker=request.worker or "")
+        for name, value in (request.headers or {}).items():
+            _check_strings(header=name, value=value)
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"text that is no Unicode: {error}") from error
+
+
+def _check_strings(**strings: str) -> None:
+    for name, value in strings.items():
+        if not isinstance(value, str):
+            raise InvalidArgument(f"{name}: a string is wanted, not {value!r}")
+        if not value.isascii():
+            value.encode()
 
 
 class ReplyStream:

@@ -143,7 +143,7 @@ class Worker:
     def __init__(self, services: Iterable[Service[..., Any]], brokers: tuple[str, ...], name: str, settings: Settings):
         self.name = name
         self.settings = settings
-        self.services = _by_name(services)
+        self.services = _by_name(services, settings)
         self._brokers = _checked_endpoints(brokers)
         slots = {service.name: self._slots(service) for service in self.services.values()}
         self._machine = WorkerMachine(Identity(secrets.token_bytes(16), name), settings, slots)
@@ -300,11 +300,14 @@ def _encode_details(service: Service[..., Any], details: Any) -> bytes:
         return b""
 
 
-def _by_name(services: Iterable[Service[..., Any]]) -> dict[str, Service[..., Any]]:
+def _by_name(services: Iterable[Service[..., Any]], settings: Settings) -> dict[str, Service[..., Any]]:
     by_name: dict[str, Service[..., Any]] = {}
     for service in services:
         if not isinstance(service, Service):
             raise TypeError(f"not a service: {service!r}; decorate it with @service(name)")
+        if len(service.name.encode()) > settings.max_service_name:
+            limit = settings.max_service_name
+            raise ValueError(f"a service's name has at most {limit} bytes, not {len(service.name):,}")
         if service.name in by_name:
             raise ValueError(f"two services are called {service.name!r}")
         by_name[service.name] = service

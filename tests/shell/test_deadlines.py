@@ -367,7 +367,7 @@ async def test_the_default_timeout_is_a_minute(probe: Probe, autojump_clock: Any
         assert trio.current_time() == start + 60
 
 
-@pytest.mark.parametrize("timeout", [None, math.inf])
+@pytest.mark.parametrize("timeout", [None, -1, math.inf])
 async def test_no_timeout_waits_for_ever(timeout: Any, probe: Probe, autojump_clock: Any) -> None:
     async with open_cluster(watched(probe)) as cluster:
         with trio.move_on_after(1_000) as scope:

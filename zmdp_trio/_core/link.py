@@ -111,7 +111,7 @@ class Link:
             return self._unsent[0]
         if not self.opened:
             return None
-        if self.outbox and len(self._unacked) < WINDOW_BATCHES and self._unacked_bytes < WINDOW_BYTES:
+        if self.outbox and not self._window_full:
             frames = self._encode_outbox()
         elif self._owed >= ACK_BATCHES or self._owed_bytes >= ACK_BYTES or self._resend_wanted:
             frames = zmdp1.encode_inline(Batch(0, self.received, self._resend_wanted), ())
@@ -130,7 +130,12 @@ class Link:
         self.sent += 1
         batch = Batch(self.sent, self.received, self._resend_wanted)
         commands, size = self._take_outbox()
-        frames = zmdp1.encode(batch, commands) if self._large else zmdp1.encode_inline(batch, commands)
+        encode = zmdp1.encode if self._large else zmdp1.encode_inline
+        frames = encode(batch, commands)
+        while len(frames[1]) > zmdp1.MAX_COMMANDS and len(commands) > 1:
+            # Their weights were far too low: the other side would refuse the batch.
+            commands, size = self._put_half_back(commands, size)
+            frames = encode(batch, commands)
         if not self.outbox:
             self._large = False
         self._unacked.append((self.sent, frames, size))
@@ -154,6 +159,16 @@ class Link:
         self.outbox_bytes -= size
         return outbox[:taken], size
 
+    def _put_half_back(self, commands: Sequence[Command], size: int) -> tuple[Sequence[Command], int]:
+        half = len(commands) // 2
+        self.outbox = [*commands[half:], *self.outbox]
+        self.outbox_bytes += size - size // 2
+        return commands[:half], size // 2
+
+    @property
+    def _window_full(self) -> bool:
+        return len(self._unacked) >= WINDOW_BATCHES or self._unacked_bytes >= WINDOW_BYTES
+
     @property
     def held_bytes(self) -> int:
         """Bytes queued or kept for this peer."""
@@ -175,6 +190,16 @@ class Link:
         if self._owed or self._asked:
             self._owed = max(self._owed, ACK_BATCHES)
             self.schedule()
+        if self._window_full and not self._unsent:
+            self._probe()
+
+    def _probe(self) -> None:
+        """Send an empty batch beyond the full window: what was in there, or its acknowledgement, may have been lost."""
+        self.sent += 1
+        frames = zmdp1.encode_inline(Batch(self.sent, self.received), ())
+        self._unacked.append((self.sent, frames, 0))
+        self._unsent.append(frames)
+        self.schedule()
 
     # ---- in
 
@@ -187,6 +212,9 @@ class Link:
         commands, skipped = zmdp1.decode(frames)
         self.skipped += skipped
         batch = commands[0]
+        if batch.sequence == 0 and len(commands) > 1:
+            # A greeting that came again, or a farewell: what it says of a session is not for this one.
+            return commands
         if batch.received > self.acked:
             self._forget(batch.received)
         if batch.resend:
@@ -230,8 +258,10 @@ class Link:
         """Go on over a new connection, whose other side has everything up to batch `received`.
 
         Raises:
-            ProtocolError: it claims to have what was never sent.
+            ProtocolError: it claims to have what was never sent, or no more to have what it had.
         """
+        if received < self.acked:
+            raise ProtocolError(f"batch {received} is said to be the last, {self.acked} was acknowledged")
         self._forget(received)
         self.peer = peer
         self.opened = True
@@ -269,9 +299,11 @@ def request_weight(request: Request) -> int:
     size = len(request.body) + len(request.service)  # type: ignore[arg-type]
     if request.headers:
         size += headers_size(request.headers)
+    if request.key:
+        size += len(request.key)
     return size
 
 
 def headers_size(headers: Mapping[str, str]) -> int:
-    """Return the bytes that headers count for: their names and values, in characters."""
-    return sum(map(len, headers.keys())) + sum(map(len, headers.values()))
+    """Return the bytes that headers count for: their names and values, in UTF-8."""
+    return sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())

@@ -82,8 +82,9 @@ class Leases(Generic[B]):
         del self._leases[broker]
 
     def acknowledged(self, broker: B, slots: int) -> None:
-        """A broker holds to this lease from now on."""
-        self.lease(broker).slots = slots
+        """A broker holds to this lease from now on: never to more than it was told."""
+        lease = self.lease(broker)
+        lease.slots = min(slots, max(lease.slots, lease.told))
 
     def changes(self) -> Iterator[tuple[B, int]]:
         """Yield the leases that brokers are to be told of: first what is taken back, then what that leaves free."""
@@ -101,7 +102,7 @@ class Leases(Generic[B]):
                 yield broker, grown
 
     def _free(self) -> int:
-        return self.concurrency - sum(lease.committed for lease in self._leases.values())
+        return self.concurrency - self.stray - sum(lease.committed for lease in self._leases.values())
 
     def _target(self, broker: B) -> int:
         """An even share; what does not divide goes to those that came first."""

@@ -275,8 +275,12 @@ class WorkerMachine(Dialler):
             return
         uplink = execution.uplink
         del self._held[uplink][execution.request.id]
-        leases.lease(uplink).running -= 1
+        lease = leases.lease(uplink)
+        lease.running -= 1
         uplink.link.put(outcome, size)
+        if lease.running >= lease.told:
+            # It ran beside a lease that had been taken back: the slot is another broker's now.
+            self._share_out()
 
     def _too_large(self, execution: Execution, size: int) -> MessageTooLarge:
         limit = execution.uplink.limits.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -46,6 +47,7 @@ class ZmqPort:
         "_get",
         "_monitor",
         "_name",
+        "_poll",
         "_recv",
         "_refused",
         "_send",
@@ -65,6 +67,8 @@ class ZmqPort:
         self._get: Callable[[int], int] = raw.get
         self._recv: Callable[..., Any] = raw.recv
         self._send: Callable[..., Any] = raw.send
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
         self._again = True
         self._refused = False
         self._closed = False
@@ -90,8 +94,8 @@ class ZmqPort:
             ready()
 
     async def _wait(self) -> None:
-        # That a full peer of a ROUTER has room again can't be asked, only tried.  Mostly the descriptor tells; but the
-        # news may have come while EVENTS were read, after the send that was refused, and then nothing tells.
+        # That a full peer of a ROUTER has room again can't be asked, only tried.  Mostly the descriptor tells, or
+        # `_note_signal`; but the news may come between its look and libzmq's, and then nothing tells.
         try:
             if self._refused:
                 with trio.move_on_after(_RETRY):

@@ -46,6 +46,8 @@ class RouterPort(ZmqPort):
 
     @trio.lowlevel.enable_ki_protection
     def receive(self) -> Sequence[Received]:
+        if self._refused:
+            self._note_signal()
         received: list[Received] = []
         get = self._get
         # EVENTS cost a system call and an empty recv() an exception, as much as two of them: so one of them is asked
@@ -152,6 +154,8 @@ class RouterPort(ZmqPort):
             raise ValueError("a message has at least one frame")
         if peer not in self._peers:
             raise PeerGone(f"no peer {peer.hex()!r}")
+        if self._refused:
+            self._note_signal()
         send = self._send
         try:
             send(peer, DONTWAIT_MORE)
@@ -168,6 +172,11 @@ class RouterPort(ZmqPort):
         frame = frames[-1]
         send(frame, DONTWAIT, len(frame) < LENT or type(frame) is not bytes)
         return True
+
+    def _note_signal(self) -> None:
+        """See to it that a signal which libzmq is about to take back is not lost on who was refused."""
+        if self._poll.poll(0):
+            self._again = True
 
     def _refuse(self) -> None:
         if not self._refused:
