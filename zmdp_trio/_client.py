@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Self, Unpack
 
 import attrs
 import trio
@@ -17,16 +17,11 @@ import trio
 from . import _payload
 from ._core.client import Call, CallState, ClientMachine
 from ._core.uplink import Identity
-from ._engine import DialEngine, clock
+from ._engine import DialEngine, Pace, clock
 from ._errors import InvalidArgument, RequestCancelled, RequestError
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._wire.commands import Partial, Request
-
-#: A reader of replies that came in advance lets others run at least this often, in replies.
-YIELD_EVERY: Final = 16
-#: Seconds between two looks at the deadline of a reader that never has to wait.
-LOOK: Final = 0.02
 
 #: How often a request may be allowed to run again, at most.
 MAX_RETRY: Final = 1_000_000
@@ -262,8 +257,7 @@ class ReplyStream:
     def __init__(self, client: Client, call: Call) -> None:
         self._client = client
         self._call = call
-        self._taken = 0
-        self._looked = -math.inf
+        self._pace = Pace()
         self._raised = False
 
     def __repr__(self) -> str:
@@ -304,12 +298,13 @@ class ReplyStream:
         return self
 
     async def __anext__(self) -> Any:
-        """Return the next partial reply; a checkpoint whenever it waits, and at least every 16 replies."""
+        """Return the next partial reply; a checkpoint whenever it waits, and else every so often."""
         call = self._call
         if call.inbox:
-            self._taken += 1
-            if self._taken % YIELD_EVERY == 0:
-                await trio.lowlevel.checkpoint()
+            if self._pace.due:
+                # A reader that is slower than the handler never waits, so this is where its deadline is looked at.
+                self._look_at_deadline()
+                await self._pace.rest()
             partial: Partial | None = self._take()
         else:
             if call.state is CallState.NEW:
@@ -371,16 +366,12 @@ class ReplyStream:
 
     def _take(self) -> Partial:
         partial = self._client._machine.take(self._call)
-        # A reader that is slower than the handler never waits, so this is where its deadline is looked at.
-        if clock() - self._looked >= LOOK:
-            self._look_at_deadline()
         self._client._engine.wake()
         return partial
 
     def _look_at_deadline(self) -> None:
         """Tell the handler if the caller's deadline was moved."""
         call = self._call
-        self._looked = clock()
         if call.deadline_is_callers and call.state is CallState.SENT:
             deadline = trio.current_effective_deadline()
             if deadline != call.deadline:

@@ -6,6 +6,7 @@ import enum
 import functools
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -131,7 +132,7 @@ class _Parameters:
         payload = context = None
         signature = _signature(name, function, names)
         for parameter in signature.parameters.values():
-            if parameter.annotation in _CONTEXTS:
+            if _is_context(parameter.annotation):
                 if context is not None:
                     raise TypeError(f"service {name!r}: two parameters are annotated as Request")
                 context = parameter
@@ -184,6 +185,14 @@ class _Parameters:
             return _payload.TypedDecoder(annotation)
         except TypeError as error:
             raise TypeError(f"service {name!r}: payloads can't be validated as {annotation!r}: {error}") from error
+
+
+def _is_context(annotation: Any) -> bool:
+    """Whether an annotation stands for the request's context, plain or as in `Request | None`."""
+    kinds = [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+    return all(kind in _CONTEXTS for kind in kinds)
 
 
 def _signature(name: str, function: Callable[..., Any], names: dict[str, Any]) -> inspect.Signature:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn, Unpack
+from typing import Any, NoReturn, Unpack
 
 import attrs
 import msgspec
@@ -17,7 +16,7 @@ from . import _payload
 from ._client import Client
 from ._core.uplink import Identity
 from ._core.worker import Execution, WorkerEvent, WorkerMachine
-from ._engine import DialEngine, clock
+from ._engine import DialEngine, Pace
 from ._errors import Code, InvalidArgument, MessageTooLarge, Reject, ServiceError
 from ._handlers import ThreadOutbox, run_handler
 from ._nursery import open_plain_nursery
@@ -25,10 +24,6 @@ from ._service import Service
 from ._settings import Overrides, Settings, settings_with
 
 logger = logging.getLogger("zmdp_trio.worker")
-
-#: A generator that never waits lets others run at least this often: partial replies, and seconds.
-YIELD_EVERY: Final = 16
-YIELD_AFTER: Final = 0.0005
 
 
 @attrs.frozen
@@ -59,7 +54,7 @@ class WorkerStatistics:
 class Run:
     """One handler's run: what the request's context, the machine, and Trio meet in."""
 
-    __slots__ = ("_last", "_parked", "_since", "_worker", "execution", "limiter", "outbox", "scope")
+    __slots__ = ("_pace", "_parked", "_worker", "execution", "limiter", "outbox", "scope")
 
     def __init__(self, worker: Worker, execution: Execution, limiter: trio.CapacityLimiter | None) -> None:
         self.execution = execution
@@ -69,8 +64,7 @@ class Run:
         self._worker = worker
         #: Where the handler's tasks wait for credit: there may be several.
         self._parked: trio.lowlevel.ParkingLot | None = None
-        self._since = 0
-        self._last = -math.inf
+        self._pace = Pace()
 
     async def send(self, value: Any) -> None:
         """Send a partial reply, when there is credit.  A checkpoint only every so often: `yield` is a hot path."""
@@ -84,11 +78,8 @@ class Run:
                 self._parked = trio.lowlevel.ParkingLot()
             await self._parked.park()
         self.put(content, body)
-        self._since += 1
-        if self._since >= YIELD_EVERY or clock() - self._last > YIELD_AFTER:
-            self._since = 0
-            await trio.lowlevel.checkpoint()
-            self._last = clock()
+        if self._pace.due:
+            await self._pace.rest()
 
     def put(self, content: int, body: bytes) -> None:
         """Hand a partial reply to the machine, unless nobody wants it any more."""

@@ -163,7 +163,12 @@ def tolerated() -> list[tuple[str, str, list[bytes], int]]:
         ("unknown-tag", "a command of an unknown tag is skipped", message(ONE, [99, "new", {"a": [1]}], [8, 1]), 1),
         ("unknown-tags", "so are any others: below 0, large, without fields", message(ONE, [-1], [2**63, None]), 2),
         ("unknown-tag-first", "the BATCH is the first command that is known", message([15, 1], ONE), 1),
-        ("unknown-extension", "an extension type, where it is skipped", [MAGIC, b"\x92" + batch + b"\x92\x63\xd4\x01\x00"], 1),
+        (
+            "unknown-extension",
+            "an extension type, where it is skipped",
+            [MAGIC, b"\x92" + batch + b"\x92\x63\xd4\x01\x00"],
+            1,
+        ),
         (
             "unknown-tag-with-nil",
             "a skipped command has no frames",
@@ -244,7 +249,11 @@ def malformed() -> list[tuple[str, str, list[bytes]]]:
         ("negative-time", "seconds below 0", message(ONE, [9, 1, 0, 0, -1.0])),
         ("nan-time", "seconds that are no number", message(ONE, [9, 1, 0, 0, math.nan])),
         ("nil-header", "a header without a value", message(ONE, [4, 1, "e", 0, b"", 1, 1, None, None, {"a": None}])),
-        ("short-limits", "a part with too few fields", message([0, 0, 0], [1, 1, SESSION, "n", b"", [1, 2], 2.5, [], None])),
+        (
+            "short-limits",
+            "a part with too few fields",
+            message([0, 0, 0], [1, 1, SESSION, "n", b"", [1, 2], 2.5, [], None]),
+        ),
         ("body-missing", "nil for a body, and no frame", message(ONE, [6, 1, 0, None])),
         ("frame-too-many", "a frame that no body refers to", message(ONE, [6, 1, 0, b""], frames=(b"x",))),
         ("good-then-bad", "one bad command spoils the message", message(ONE, [8, 1], [8])),
@@ -369,7 +378,9 @@ def conversations() -> list[dict[str, Any]]:
     r.say(1.5, worker, c.Goodbye())
     done.append(r.document)
 
-    r = start("cancel", "the caller leaves while the handler streams; the slot is free when the worker says so", {"echo": 1})
+    r = start(
+        "cancel", "the caller leaves while the handler streams; the slot is free when the worker says so", {"echo": 1}
+    )
     worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")
     r.say(1.0, client, request(1), request(2))
     r.say(1.1, worker, c.Partial(1, 0, b"one"))
@@ -379,7 +390,9 @@ def conversations() -> list[dict[str, Any]]:
     r.say(1.5, worker, c.Error(2, "CANCELLED", "cancelled", "cancelled"))
     done.append(r.document)
 
-    r = start("cancel-waiting", "a request that waits for a slot is dropped, and its worker never hears of it", {"echo": 1})
+    r = start(
+        "cancel-waiting", "a request that waits for a slot is dropped, and its worker never hears of it", {"echo": 1}
+    )
     worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")
     r.say(1.0, client, request(1), request(2))
     r.say(1.1, client, c.Cancel(2))
@@ -438,7 +451,10 @@ def conversations() -> list[dict[str, Any]]:
         r.time(at, machine)
     done.append(r.document)
 
-    r = start("leases", "a second broker comes: the lease at the first one shrinks, and only then the second one gets its part")
+    r = start(
+        "leases",
+        "a second broker comes: the lease at the first one shrinks, and only then the second one gets its part",
+    )
     r.machine("broker2", role="broker", epoch="fedcba9876543210")
     del r.document["machines"]["client"]
     r.connect(0.0, "worker")
@@ -479,7 +495,11 @@ def conversations() -> list[dict[str, Any]]:
     hello = next(frames for name, _, frames in canonical() if name == "hello-client")
     for name, description, frames in (
         ("greet-first", "a command before the greeting", [message(ONE, [8, 1])]),
-        ("short-session", "a session id of 15 bytes", [message([0, 0, 0], [1, 1, b"s" * 15, "n", b"", LIMITS, 2.5, [], None])]),
+        (
+            "short-session",
+            "a session id of 15 bytes",
+            [message([0, 0, 0], [1, 1, b"s" * 15, "n", b"", LIMITS, 2.5, [], None])],
+        ),
         ("reserved-partial", "a partial reply from a client", [hello, message(ONE, [5, 1, 0, b""])]),
         ("twice", "two requests with one id", [hello, message(ONE, *[[4, 1, "echo", 0, b"", 1, 1]] * 2)]),
         ("false-acknowledgement", "more is acknowledged than was sent", [hello, message([0, 1, 5, False])]),
@@ -517,8 +537,8 @@ def main() -> None:
         "about": [
             "ZMDP/1 test vectors: see ../protocol.md. Written by make_vectors.py.",
             "Bytes are hex, or {byte, times} where they are many and the same; in commands, {bin: hex}.",
-            "valid: frames that decode to these commands, bodies put in; `skipped` counts unknown tags. Where `canonical`",
-            "is true, our own encoder makes the same frames of the commands. invalid: frames that must be refused.",
+            "valid: frames that decode to these commands, bodies put in; `skipped` counts unknown tags.",
+            "canonical: our own encoder makes these frames of the commands. invalid: frames that must be refused.",
             "conversations: what each machine says when this happens; `at` is in seconds; `breaches` counts what each",
             "machine takes for an error of its peer.",
         ],

@@ -223,9 +223,7 @@ class Player:
         elif type(command) is c.Final:
             machine.finish(execution, command.content, command.body)
         elif type(command) is c.Error:
-            machine.fail(
-                execution, Code(command.code), command.message, reason=command.reason, details=command.details
-            )
+            machine.fail(execution, Code(command.code), command.message, reason=command.reason, details=command.details)
         elif type(command) is c.Reject:
             machine.reject(execution)
         elif type(command) is c.Heartbeat:
@@ -457,7 +455,9 @@ def test_constants() -> None:
     assert documented == modules
 
 
-@pytest.mark.parametrize(("session", "name", "welcome"), [(15, 0, False), (16, 255, True), (255, 0, True), (256, 0, False), (16, 256, False)])
+@pytest.mark.parametrize(
+    ("session", "name", "welcome"), [(15, 0, False), (16, 255, True), (255, 0, True), (256, 0, False), (16, 256, False)]
+)
 def test_lengths_in_greetings(session: int, name: int, welcome: bool) -> None:
     machine = BrokerMachine(name="broker", epoch=b"epoch", settings=Settings())
     hello = c.Hello(1, b"s" * session, "n" * name, b"", c.Limits.of(Settings()), 2.5, [], None)

@@ -324,8 +324,10 @@ def test_a_large_file_streams_in_flat_memory(cluster: Cluster, tmp_path: Path) -
     size = 2**30
     with (tmp_path / "large").open("wb") as file:
         file.truncate(size)
-    root = {"ZMDP_FILES_ROOT": str(tmp_path)}
-    with start_broker(tmp_path) as (broker, endpoint), start_worker(ROOT, "examples.files", endpoint, **root) as worker:
+    with (
+        start_broker(tmp_path) as (broker, endpoint),
+        start_worker(ROOT, "examples.files", endpoint, ZMDP_FILES_ROOT=str(tmp_path)) as worker,
+    ):
         before = [_peak_memory(process) for process in (broker, worker)]
         with start(tmp_path, "stream", "files.read", '{"path": "large"}', "--connect", endpoint) as stream:
             assert stream.stdout is not None

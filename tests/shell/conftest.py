@@ -11,6 +11,7 @@ import trio
 pytest.register_assert_rewrite("cluster")
 
 from cluster import Cluster, open_cluster  # noqa: E402  only now are its asserts rewritten
+
 from zmdp_trio import Final, service  # noqa: E402
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import trio
-
+import trio.lowlevel
 from cluster import Cluster, open_cluster, port_of, until
 from conftest import Probe
+
 from zmdp_trio import Client, Request, RequestCancelled, Service, SyncRequest, open_client, service
 from zmdp_trio._transport.memory import current_network
 
@@ -39,7 +40,7 @@ def sending(probe: Probe) -> Service[..., Any]:
             while True:
                 yield 0
                 probe.enter()
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
         finally:
             probe.leave()
 
@@ -327,7 +328,9 @@ async def test_a_dropped_stream_that_was_never_started_sends_nothing(cluster: Cl
     gc.collect()
     await trio.sleep(1)
     assert cluster.client.statistics().started == 0
-    assert "echo" not in cluster.broker.statistics().services or not cluster.broker.statistics().services["echo"].received
+    assert (
+        "echo" not in cluster.broker.statistics().services or not cluster.broker.statistics().services["echo"].received
+    )
 
 
 async def test_streams_dropped_after_the_client_was_closed_do_no_harm(cluster: Cluster, autojump_clock: Any) -> None:

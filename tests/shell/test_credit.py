@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import trio
-
 from cluster import Cluster, open_cluster, until
 from conftest import Probe
+
 from zmdp_trio import Request, Service, service
 
 WINDOW = 64

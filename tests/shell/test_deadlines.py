@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import trio
-
 from cluster import Cluster, open_cluster, until
 from conftest import Probe
+
 from zmdp_trio import Code, DeadlineExceeded, Request, RequestError, Service, SyncRequest, service
 
 

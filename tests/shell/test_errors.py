@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import trio
-
 from cluster import Cluster, open_cluster, port_of, until
 from conftest import Probe, echo
+
 from zmdp_trio import (
     BrokerLost,
     Code,
@@ -93,9 +93,7 @@ async def test_a_service_whose_last_worker_left_in_peace_is_not_found(cluster: C
     assert (type(error), after) == (ServiceNotFound, 1)
 
 
-async def test_a_handlers_exception_shows_its_type_only(
-    autojump_clock: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_handlers_exception_shows_its_type_only(autojump_clock: Any, caplog: pytest.LogCaptureFixture) -> None:
     @service("broken")
     async def broken(_: Any, request: Request) -> None:
         raise LookupError("a secret")
@@ -286,9 +284,7 @@ async def test_a_killed_worker_loses_what_it_had_in_hand(autojump_clock: Any) ->
             worker._handlers.cancel_scope.cancel()
 
 
-async def test_a_worker_that_falls_silent_is_lost_within_the_liveness_limit(
-    probe: Probe, autojump_clock: Any
-) -> None:
+async def test_a_worker_that_falls_silent_is_lost_within_the_liveness_limit(probe: Probe, autojump_clock: Any) -> None:
     async with open_cluster(waits) as cluster:
         network, broker = current_network(), cluster.broker._engine._port
         reachable = {port_of(cluster.client), broker}
@@ -454,7 +450,9 @@ async def test_serve_functions_report_what_they_cannot_do(autojump_clock: Any) -
 # ---- the exceptions themselves
 
 
-@pytest.mark.parametrize("cls", [RequestError, *RequestError.__subclasses__(), *Unavailable.__subclasses__(), MessageTooLarge])
+@pytest.mark.parametrize(
+    "cls", [RequestError, *RequestError.__subclasses__(), *Unavailable.__subclasses__(), MessageTooLarge]
+)
 def test_errors_survive_pickle_and_copy(cls: type[RequestError]) -> None:
     error = cls("why", details={"a": [1]}, service="echo")
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):

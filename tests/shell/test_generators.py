@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import trio
-
 from cluster import Cluster, open_cluster, until
 from conftest import Probe
+
 from zmdp_trio import Code, DeadlineExceeded, Final, ReplyStream, RequestError, Service, service
 
 WINDOW = 64

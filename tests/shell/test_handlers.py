@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import trio
-
 from cluster import Cluster, open_cluster
+
 from zmdp_trio import Final, InvalidArgument, Request, Service, SyncRequest, service
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-
 from cluster import open_cluster, until
+
 from zmdp_trio import DeadlineExceeded, Final, Request, RequestError, service
 
 

@@ -14,9 +14,9 @@ import attrs
 import msgspec
 import pytest
 import trio
-
 from cluster import Cluster, open_cluster
 from conftest import echo
+
 from zmdp_trio import (
     Code,
     Final,
@@ -31,7 +31,7 @@ from zmdp_trio import (
     service,
 )
 
-NOW = datetime.datetime(2026, 2, 28, 12, 30, 59, 123456, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2026, 2, 28, 12, 30, 59, 123456, tzinfo=datetime.UTC)
 
 
 @service("stream")
@@ -446,5 +446,3 @@ async def test_an_option_that_makes_no_sense_is_refused_at_the_caller(
         await cluster.client.request("echo", 1, **options)
     assert cluster.client.statistics().started == 0
     assert await cluster.client.request("echo", 1) == 1
-
-

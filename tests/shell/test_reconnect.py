@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import trio
-
 from cluster import Cluster, open_cluster, port_of, until
 from conftest import count, echo
+
 from zmdp_trio import (
     BrokerLost,
     Final,

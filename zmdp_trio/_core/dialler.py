@@ -66,6 +66,8 @@ class Dialler(ABC):
                     self._unexpected(command)
                 else:
                     handle(self, uplink, command, now)
+                if not uplink.up:
+                    return
         except ProtocolError as error:
             self._break_off(uplink, str(error))
 
@@ -77,7 +79,7 @@ class Dialler(ABC):
                 uplink.beat(busy=self._holds(uplink))
         for key in self._timers.pop_due(now):
             if isinstance(key, Uplink):
-                self._on_given_up(key, now)
+                self._give_up_session(key, now)
             else:
                 self._on_timer(key, now)
 
@@ -137,8 +139,18 @@ class Dialler(ABC):
 
     def _refused(self, uplink: Uplink, now: float) -> None:
         self._timers.cancel(uplink)
+        uplink.epoch = b""
         self._on_given_up(uplink, now)
         self._unusable.append(uplink)
+
+    def _give_up_session(self, uplink: Uplink, now: float) -> None:
+        """The session did not come back in time: the next greeting asks for a new one."""
+        if uplink.state is State.GREETING:
+            # The answer to this greeting may go on with what is over now.
+            uplink.refused(uplink.reason)
+            self._unusable.append(uplink)
+        uplink.epoch = b""
+        self._on_given_up(uplink, now)
 
     def _break_off(self, uplink: Uplink, reason: str) -> None:
         """The broker does not make sense: try again over a new connection."""
@@ -150,5 +162,5 @@ class Dialler(ABC):
         self.protocol_errors += 1
 
     def _on_goodbye(self, uplink: Uplink, command: Goodbye, now: float) -> None:
-        uplink.reason = command.reason or "the broker said goodbye"
+        uplink.refused(command.reason or "the broker said goodbye")
         self._refused(uplink, now)

@@ -125,6 +125,11 @@ class Uplink:
         self.draining = False
         self.link.close()
 
+    def refused(self, reason: str) -> None:
+        """The session is over: whatever else comes over this connection is not for the next one."""
+        self._step(Input.REFUSAL)
+        self.reason = reason
+
     def receive(self, frames: Sequence[Frame]) -> list[Any]:
         """Return the commands of a message, the BATCH first; before the broker's WELCOME, none.
 
@@ -144,25 +149,27 @@ class Uplink:
             return Greeted.NOT_YET
         answer = commands[1] if len(commands) > 1 else None
         if isinstance(answer, Goodbye):
-            self.reason = answer.reason
-            self._step(Input.REFUSAL)
+            self.refused(answer.reason)
             return Greeted.REFUSED
         if not isinstance(answer, Welcome):
             raise ProtocolError("the broker did not answer the greeting")
         return self._welcome(answer, commands[0].received)
 
     def _welcome(self, answer: Welcome, received: int) -> Greeted:
-        resumed = answer.resumed and answer.epoch == self.epoch
-        if not resumed:
+        if answer.version != VERSION:
+            raise ProtocolError(f"the broker speaks version {answer.version}, this peer {VERSION}")
+        if answer.resumed and answer.epoch != self.epoch:
+            raise ProtocolError("the broker goes on with a session that is not ours")
+        if not answer.resumed:
             self.link.reset()
             self.link.drop_outbox()
             received = 0
+        assert self.link.peer is not None
+        self.link.open(self.link.peer, received)
         self._step(Input.WELCOME)
         self.broker, self.epoch, self.limits = answer.broker, answer.epoch, answer.limits
         self.reason = ""
-        assert self.link.peer is not None
-        self.link.open(self.link.peer, received)
-        return Greeted.RESUMED if resumed else Greeted.FRESH
+        return Greeted.RESUMED if answer.resumed else Greeted.FRESH
 
     def beat(self, *, busy: bool) -> None:
         """Say what is due after a heartbeat interval: nothing at all, on an idle session."""

@@ -14,13 +14,17 @@ import msgspec
 from .._settings import Settings
 
 VERSION = 1
+#: Largest amount of anything in one field.
+MAX_AMOUNT = 2**48
+#: Bytes in the longest session id, name of a peer, or key.
+MAX_NAME = 255
 
 #: `bytes`, under a name that the fields called so don't hide.
 Data = bytes
 #: A number that only grows: of a batch, of a request in its session.
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 #: An amount of messages, bytes, or slots.
-Amount = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
 #: A length of time in seconds; infinity is none that matters.
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 

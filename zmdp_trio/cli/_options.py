@@ -6,18 +6,25 @@ import math
 import re
 from collections.abc import Callable
 from functools import reduce
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 DEFAULT_BROKER: Final = "tcp://127.0.0.1:5555"
+
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+    _SecondsType = click.ParamType[float | None]
+    _HeaderType = click.ParamType[tuple[str, str]]
+else:  # older versions of click know no types of parameter types
+    _TextType = _SecondsType = _HeaderType = click.ParamType
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _TCP = re.compile(r"tcp://(?:\[[^\]]+\]|[^:/\s]+):(\d+|\*|!)")
 
 
-class Endpoint(click.ParamType[str]):
+class Endpoint(_TextType):
     """A ZeroMQ endpoint whose mistakes are found before a socket is opened."""
 
     name = "endpoint"
@@ -33,7 +40,7 @@ class Endpoint(click.ParamType[str]):
         return text
 
 
-class Seconds(click.ParamType["float | None"]):
+class Seconds(_SecondsType):
     """A time span above zero, or `none` for no limit."""
 
     name = "seconds"
@@ -50,7 +57,7 @@ class Seconds(click.ParamType["float | None"]):
         return seconds
 
 
-class Header(click.ParamType["tuple[str, str]"]):
+class Header(_HeaderType):
     """One header, written `NAME=VALUE`."""
 
     name = "name=value"

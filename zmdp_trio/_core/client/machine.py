@@ -10,6 +10,7 @@ import msgspec
 from ..._errors import (
     BrokerLost,
     DeadlineExceeded,
+    InvalidArgument,
     MessageTooLarge,
     ProtocolError,
     RequestError,
@@ -60,7 +61,7 @@ class ClientMachine(Dialler):
         """Send the call, or keep it until a broker is connected.
 
         Raises:
-            MessageTooLarge: a broker would not take it; nothing was sent.
+            InvalidArgument: a broker would not take it; nothing was sent.
         """
         uplink = self._choose(call)
         self._check(call.request, uplink)
@@ -147,13 +148,21 @@ class ClientMachine(Dialler):
 
     def _check(self, request: c.Request, uplink: Uplink | None) -> None:
         limits = uplink.limits if uplink else c.Limits.of(self.settings)
-        for what, size, limit in (
-            ("the payload", len(request.body), limits.message),  # type: ignore[arg-type]
-            ("the headers", headers_size(request.headers) if request.headers else 0, limits.headers),
-            ("the service name", len(request.service.encode()), limits.service),
-        ):
+        try:
+            sizes = (
+                ("the payload", len(request.body), limits.message),  # type: ignore[arg-type]
+                ("the headers", headers_size(request.headers) if request.headers else 0, limits.headers),
+                ("the service name", len(request.service.encode()), limits.service),
+                ("the key", len(request.key.encode()) if request.key else 0, c.MAX_NAME),
+                ("the worker's name", len(request.worker.encode()) if request.worker else 0, c.MAX_NAME),
+            )
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"a name or a header is no text: {error.reason}") from None
+        for what, size, limit in sizes:
             if size > limit:
                 raise MessageTooLarge(f"{what}: {size:,} bytes, the limit is {limit:,}", service=request.service[:80])
+        if request.retry > c.MAX_AMOUNT:
+            raise InvalidArgument(f"retry: {request.retry:,} is above {c.MAX_AMOUNT:,}", service=request.service)
 
     def _wait(self, call: Call, now: float) -> None:
         call.step(CallInput.WAIT)
@@ -169,7 +178,7 @@ class ClientMachine(Dialler):
         request = call.request
         request.id = request_id
         call.sent_deadline = call.deadline
-        request.left = None if call.deadline == math.inf else max(call.deadline - now, 0.0)
+        request.left = None if call.deadline == math.inf else max(0.0, call.deadline - now)
         request.messages = call.granted_messages = self.settings.credit_messages
         if call.discards:
             request.bytes = call.granted = self.settings.credit_bytes
@@ -250,10 +259,11 @@ class ClientMachine(Dialler):
         uplink.draining = True
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
-        """The BATCH was the link's."""
+        """A BATCH was the link's; a WELCOME came twice, as its HELLO did."""
 
     _handlers: ClassVar[dict[type[c.Command], Any]] = {
         c.Batch: _ignore,
+        c.Welcome: _ignore,
         c.Partial: _on_partial,
         c.Final: _on_final,
         c.Error: _on_error,
@@ -305,11 +315,6 @@ class ClientMachine(Dialler):
         for call in list(self._waiting):
             del self._waiting[call]
             self._timers.cancel(call)
-            try:
-                self._check(call.request, uplink)
-            except MessageTooLarge as error:
-                self._end(call, error)
-                continue
             self._send_again(call, uplink, now)
 
     def _on_down(self, uplink: Uplink, now: float) -> None:
@@ -341,7 +346,12 @@ class ClientMachine(Dialler):
             self._send_again(call, uplink, now)
 
     def _send_again(self, call: Call, uplink: Uplink, now: float) -> None:
-        """Send a call whose caller was waiting already."""
+        """Send a call whose caller was waiting already, unless this broker would not take it."""
+        try:
+            self._check(call.request, uplink)
+        except InvalidArgument as error:
+            self._end(call, error)
+            return
         self._send(call, uplink, now)
         call.heard = now
         if call.waiter is not None:

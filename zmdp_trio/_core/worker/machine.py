@@ -100,7 +100,9 @@ class WorkerMachine(Dialler):
             self.failed += 1
         else:
             self.cancelled += 1
-        error = c.Error(execution.request.id, code.value, reason, message[:MAX_ERROR_MESSAGE], details)
+        # A message may hold what is no text, lone surrogates of a file's name, say.
+        message = message[:MAX_ERROR_MESSAGE].encode(errors="replace").decode()
+        error = c.Error(execution.request.id, code.value, reason, message, details)
         self._end(execution, error, weight(error))
 
     def reject(self, execution: Execution) -> None:
@@ -161,6 +163,9 @@ class WorkerMachine(Dialler):
                 leases.resumed(uplink)
         if greeted is Greeted.FRESH:
             self._orphan(uplink)
+        if self.draining:
+            # It was greeted before the drain.
+            uplink.link.put(c.Drain())
         self._share_out()
 
     def _on_down(self, uplink: Uplink, now: float) -> None:
@@ -249,10 +254,11 @@ class WorkerMachine(Dialler):
         self._undrained.discard(uplink)
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
-        """A BATCH was the link's; a broker's DRAIN ends with its GOODBYE, and changes nothing here until then."""
+        """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a broker's DRAIN ends with its GOODBYE, and changes nothing here until then."""
 
     _handlers: ClassVar[dict[type[c.Command], Any]] = {
         c.Batch: _ignore,
+        c.Welcome: _ignore,
         c.Request: _on_request,
         c.Cancel: _on_cancel,
         c.Credit: _on_credit,
