@@ -105,10 +105,14 @@ async def pause(client: Client, broker: Process, seconds: float, size: int) -> d
         "bytes per reply": size,
         "broker grew by MiB": growth / MIB,
         "replies the handler was ahead": lead - 1,
-        "neighbour's rate, of its rate alone": statistics.median(
-            b / a for a, b in zip(alone, beside, strict=True)
-        ),
+        "neighbour's rate, of its rate alone": statistics.median(b / a for a, b in zip(alone, beside, strict=True)),
     }
+
+
+def look_at(path: Path) -> tuple[int, bytes]:
+    """Return a file's size and its SHA-256."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").digest()
 
 
 async def read_file(client: Client, processes: dict[str, Process], path: Path) -> dict[str, Any]:
@@ -117,6 +121,7 @@ async def read_file(client: Client, processes: dict[str, Process], path: Path) -
     before = {name: process.memory() for name, process in processes.items()}
     peak = dict.fromkeys(processes, 0)
     digest = hashlib.sha256()
+    size, expected = await trio.to_thread.run_sync(look_at, path)
     begin = time.perf_counter()
     async with client.stream("files.read", {"path": path.name}) as stream:
         async for chunk in stream:
@@ -124,12 +129,10 @@ async def read_file(client: Client, processes: dict[str, Process], path: Path) -
             for name, process in processes.items():
                 peak[name] = max(peak[name], process.memory() - before[name])
     seconds = time.perf_counter() - begin
-    with path.open("rb") as file:
-        right = hashlib.file_digest(file, "sha256").hexdigest() == digest.hexdigest()
     return {
-        "MiB": path.stat().st_size / MIB,
-        "MiB per second": path.stat().st_size / MIB / seconds,
-        "checksum": "right" if right else "WRONG",
+        "MiB": size / MIB,
+        "MiB per second": size / MIB / seconds,
+        "checksum": "right" if digest.digest() == expected else "WRONG",
         **{f"{name} grew by MiB": growth / MIB for name, growth in peak.items()},
     }
 

@@ -32,7 +32,8 @@ left_at: list[float] = []
 #: Far more than the credit of one request.
 ENDLESS = 10**9
 
-ended: list[float] = []
+#: When handlers ended.
+ended, last_ended = trio.open_memory_channel[float](100)
 
 
 @service("hold")
@@ -47,15 +48,13 @@ async def hold(how: str) -> AsyncIterator[Any]:
             if how == "sends":
                 await trio.sleep(0.001)
     finally:
-        ended.append(time.monotonic())
+        ended.send_nowait(time.monotonic())
 
 
 @service("ended")
 async def tell_ended() -> float:
     """Return when the last handler ended, as soon as it has."""
-    while not ended:
-        await trio.sleep(0.001)
-    return ended.pop()
+    return await last_ended.receive()
 
 
 async def broker_main(pipe: Connection) -> None:
@@ -183,9 +182,8 @@ async def main(times: int, kills: int, as_json: bool) -> None:
             row = {"left by": name, "handler": how, "median_ms": statistics.median(taken), "worst_ms": max(taken)}
             results.append(row)
             if not as_json:
-                sys.stdout.write(
-                    f"{name:<22} while it {how:<18} median {row['median_ms']:8.2f} ms, worst {row['worst_ms']:8.2f} ms\n"
-                )
+                figures = f"median {row['median_ms']:8.2f} ms, worst {row['worst_ms']:8.2f} ms"
+                sys.stdout.write(f"{name:<22} while it {how:<18} {figures}\n")
                 sys.stdout.flush()
     if as_json:
         json.dump(results, sys.stdout)
@@ -194,7 +192,7 @@ async def main(times: int, kills: int, as_json: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=50, help="tries of each way but kill -9")
-    parser.add_argument("--kills", type=int, default=3, help="tries of kill -9, which take up to (L+1) x HB = 10 s each")
+    parser.add_argument("--kills", type=int, default=3, help="tries of kill -9, up to (L+1) x HB = 10 s each")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     arguments = parser.parse_args()
     trio.run(main, arguments.times, arguments.kills, arguments.json)

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Final, Self, Unpack
 
 import attrs
 import trio
@@ -374,7 +374,8 @@ class ReplyStream:
         call = self._call
         if call.deadline_is_callers and call.state is CallState.SENT:
             deadline = trio.current_effective_deadline()
-            if deadline != call.deadline:
+            # Of a cancelled scope, which the caller is about to leave, Trio says -inf: that is no deadline.
+            if deadline not in (call.deadline, -math.inf):
                 self._client._machine.move_deadline(call, deadline, now=clock())
                 self._client._engine.wake()
 

@@ -435,7 +435,7 @@ def conversations() -> list[dict[str, Any]]:
     r.say(1.5, worker, c.Final(1, 0, b"done"))
     done.append(r.document)
 
-    r = start("restarted", "a greeting with an epoch that the broker does not know: a new session")
+    r = start("too-late", "a client comes back when the broker has forgotten it: a new session")
     client = r.connect(0.1, "client")
     r.lose(1.0, client)
     r.time(20.0, "broker")

@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from zmdp_trio._core.broker import BrokerMachine
 from zmdp_trio._core.client import Call, ClientMachine
 from zmdp_trio._core.dialler import Dialler
@@ -37,10 +39,8 @@ def session_id(name: str) -> bytes:
 def hello(name: str = "peer", *services: str, slots: int = 1, **changes: Any) -> c.Hello:
     """Return a worker's greeting, or without services a client's."""
     offers = [c.Offer(service, slots) for service in services] or None
-    fields: dict[str, Any] = dict(
-        version=1, session=session_id(name), name=name, epoch=b"", limits=LIMITS, heartbeat=2.5, features=[]
-    )
-    return c.Hello(**{**fields, "offers": offers, **changes})
+    command = c.Hello(1, session_id(name), name, b"", LIMITS, 2.5, [], offers)
+    return msgspec.structs.replace(command, **changes)
 
 
 def ask(id: int, service: str = "echo", body: bytes = b"?", **fields: Any) -> c.Request:
@@ -169,11 +169,8 @@ class FakeBroker:
         if not resumed:
             self.link.reset()
             self.link.drop_outbox()
-        fields: dict[str, Any] = dict(
-            version=1, broker="fake", epoch=EPOCH, resumed=resumed, limits=LIMITS, heartbeat=2.5, features=[]
-        )
         self.link.open(self.peer, self.received if resumed else 0)
-        answer = c.Welcome(**{**fields, **changes})
+        answer = msgspec.structs.replace(c.Welcome(1, "fake", EPOCH, resumed, LIMITS, 2.5, []), **changes)
         self.link.put_uncounted(answer, received=self.link.received if received is None else received)
 
     def say_uncounted(self, *commands: c.Command) -> None:

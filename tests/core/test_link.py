@@ -207,7 +207,7 @@ def test_nothing_numbered_is_sent_before_the_greetings_are_exchanged() -> None:
 
 
 def test_a_message_that_the_transport_did_not_take_is_offered_again() -> None:
-    here, there = pair()
+    here, _ = pair()
     here.say()
     frames = here.link.next_batch()
     assert here.link.next_batch() is frames
@@ -216,7 +216,7 @@ def test_a_message_that_the_transport_did_not_take_is_offered_again() -> None:
 
 
 def test_a_batch_is_capped_in_bytes() -> None:
-    here, there = pair()
+    here, _ = pair()
     for _ in range(100):
         here.say(8 * 2**10)
     sizes = [sum(map(len, frames)) for frames in here.messages()]

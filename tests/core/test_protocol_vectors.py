@@ -445,10 +445,11 @@ def test_content_types() -> None:
 
 def test_constants() -> None:
     documented = {name: int(value) for name, value, _ in table_after("### 3.4 Sizes")}
-    modules = {"MIN_SESSION": 16, "MAX_SESSION": broker_machine.MAX_ID, "MAX_NAME": broker_machine.MAX_ID}
+    modules = {"MIN_SESSION": 16, "MAX_SESSION": c.MAX_NAME, "MAX_NAME": c.MAX_NAME}
     for module, names in {
         zmdp1: ("MAX_COMMANDS", "INLINE", "BATCH"),
         link: ("WINDOW_BATCHES", "WINDOW_BYTES", "ACK_BATCHES", "ACK_BYTES"),
+        broker_machine: ("MAX_ERROR",),
         worker_machine: ("MAX_ERROR_MESSAGE", "MAX_ERROR_DETAILS"),
     }.items():
         modules.update({name: getattr(module, name) for name in names})

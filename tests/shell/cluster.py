@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Unpack
 import attrs
 import trio
 
-from zmdp_trio import Broker, Client, Service, Worker, open_broker, open_client, open_worker
+from zmdp_trio import Broker, Client, ReplyStream, Service, Worker, open_broker, open_client, open_worker
 from zmdp_trio._settings import Overrides
 from zmdp_trio._transport.memory import MemoryPort
 
@@ -28,7 +28,7 @@ class Cluster:
         """Wait for the last acknowledgements, then check that nobody holds anything of any request."""
         settled = 3 * self.broker.settings.heartbeat
         with trio.move_on_after(settled):
-            while self.leftovers():
+            while self.leftovers():  # noqa: ASYNC110  nobody signals it
                 await trio.sleep(settled / 30)
         assert self.leftovers() == {}
 
@@ -99,6 +99,12 @@ async def open_cluster(
         await cluster.settle()
 
 
+async def read_into(replies: list[Any], stream: ReplyStream) -> None:
+    """Read a stream to its end, and keep what came though it ends in an error."""
+    async for reply in stream:
+        replies.append(reply)  # noqa: PERF401
+
+
 def port_of(peer: Worker | Client) -> MemoryPort:
     """The port that a worker or a client has dialled its only broker with."""
     (connection,) = peer._engine._connections.values()
@@ -109,5 +115,5 @@ def port_of(peer: Worker | Client) -> MemoryPort:
 async def until(condition: Callable[[], Any], *, within: float = 5) -> None:
     """Wait until a condition holds that no event tells of."""
     with trio.fail_after(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)

@@ -179,8 +179,8 @@ async def test_a_client_that_vanished_does_not_stop_the_handlers_deadline(probe:
         start = trio.current_time()
         stream = cluster.client.stream("watched", deadline=start + 2)
         assert await anext(stream) == 0
-        with pytest.raises(DeadlineExceeded):  # nobody reads meanwhile
-            await probe.left.wait()
+        await probe.left.wait()  # nobody reads meanwhile
+        with pytest.raises(DeadlineExceeded):
             await anext(stream)
         assert probe.left_at == start + 2
 
@@ -367,11 +367,11 @@ async def test_the_default_timeout_is_a_minute(probe: Probe, autojump_clock: Any
         assert trio.current_time() == start + 60
 
 
-@pytest.mark.parametrize("timeout", [None, -1, math.inf])
-async def test_no_timeout_waits_for_ever(timeout: Any, probe: Probe, autojump_clock: Any) -> None:
+@pytest.mark.parametrize("none", [None, -1, math.inf])
+async def test_no_timeout_waits_for_ever(none: Any, probe: Probe, autojump_clock: Any) -> None:
     async with open_cluster(watched(probe)) as cluster:
         with trio.move_on_after(1_000) as scope:
-            await cluster.client.request("watched", timeout=timeout)
+            await cluster.client.request("watched", timeout=none)
         assert scope.cancelled_caught
 
 

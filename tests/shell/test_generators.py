@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from cluster import Cluster, open_cluster, until
+from cluster import Cluster, open_cluster, read_into, until
 from conftest import Probe
 
 from zmdp_trio import Code, DeadlineExceeded, Final, ReplyStream, RequestError, Service, service
@@ -353,10 +353,9 @@ async def test_a_generator_that_fails_midway_ends_the_stream_after_what_it_sent(
         raise KeyError("three")
 
     async with open_cluster(half) as cluster:
-        got = []
+        got: list[Any] = []
         with pytest.raises(RequestError, match="KeyError"):
-            async for i in cluster.client.stream("half"):
-                got.append(i)
+            await read_into(got, cluster.client.stream("half"))
         assert got == [1, 2]
 
 

@@ -14,7 +14,7 @@ import attrs
 import msgspec
 import pytest
 import trio
-from cluster import Cluster, open_cluster
+from cluster import Cluster, open_cluster, read_into
 from conftest import echo
 
 from zmdp_trio import (
@@ -224,10 +224,9 @@ async def test_a_final_reply_that_cannot_be_encoded_is_internal_and_logged(
         assert info.value.code is Code.INTERNAL
         assert "encoded" in caplog.text
         caplog.clear()
-        got = []
+        got: list[Any] = []
         with pytest.raises(RequestError) as info:
-            async for chunk in cluster.client.stream("odd chunk"):
-                got.append(chunk)
+            await read_into(got, cluster.client.stream("odd chunk"))
         assert info.value.code is Code.INTERNAL
         assert got == [1]
         assert [record.levelno for record in caplog.records] == [logging.ERROR]

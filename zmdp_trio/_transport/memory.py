@@ -210,9 +210,9 @@ class _Link:
 
     def weigh(self, parted: bool) -> None:
         """Adjust to a partition that begins or ends."""
-        silent = self.ways[0].silent is not None
+        silent = self.ways[1].silent is not None
         for way in self.ways:
-            if parted and not silent:
+            if parted and not silent and (self.greeted or way.target is self.dialler):
                 way.fall_silent()
             elif not parted:
                 way.recover()

@@ -10,6 +10,7 @@ import msgspec
 from ..._errors import (
     DeadlineExceeded,
     InvalidArgument,
+    MessageTooLarge,
     Overloaded,
     RequestError,
     RequestRejected,
@@ -19,7 +20,7 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Link
+from ..link import Link, weight
 from ..timers import Timers
 from .job import Job, JobInput, JobState
 from .keys import Caller, KeyTable
@@ -66,6 +67,10 @@ class Dispatcher:
             self._give(job, offer, now)
 
     def _give(self, job: Job, offer: Offer, now: float) -> None:
+        limit = offer.session.limits.message
+        if job.size > limit and len(job.request.body) > limit:  # type: ignore[union-attr, arg-type]
+            self._refuse(job, MessageTooLarge(f"the payload is above the {limit:,} bytes that the worker takes"))
+            return
         job.step(JobInput.DISPATCH)
         job.offer = offer
         service, worker = job.service, offer.session
@@ -77,8 +82,7 @@ class Dispatcher:
         request.id = job.id
         request.peer = job.client.name
         request.messages, request.bytes = job.messages, job.bytes
-        if job.deadline < math.inf:
-            request.left = job.deadline - now
+        request.left = job.deadline - now if job.deadline < math.inf else None
         worker.link.put(request, job.size)
         if worker.link.outbox_bytes > self.settings.outbox:
             self._choke(worker)
@@ -94,10 +98,12 @@ class Dispatcher:
             self._refuse(job, self._overloaded(f"{service.queued:,} requests are waiting for {service.name!r}"))
             return
         service.enqueue(job, first=again)
-        appear = math.inf if service.served(job) else now + settings.appear
-        when = min(job.deadline, appear)
-        if when < math.inf:
-            self._timers.set(job, when)
+        self._await_worker(job, now)
+
+    def _await_worker(self, job: Job, now: float) -> None:
+        """Watch a queued job's deadline, and if no worker is there for it, the wait for one to appear."""
+        job.appear = math.inf if job.service.served(job) else now + self.settings.appear
+        self._timers.set(job, min(job.deadline, job.appear))
 
     def _feed(self, offer: Offer, now: float) -> None:
         """Give a worker what waits, as long as it has free slots."""
@@ -157,8 +163,12 @@ class Dispatcher:
 
     def _tell(self, job: Job, error: RequestError) -> None:
         """Send a job's client an error of the broker's own."""
+        command = self._error(job.client_id, error)
+        job.client.link.put(command, weight(command))
+
+    def _error(self, id: int, error: RequestError) -> c.Error:
         details = b"" if error.details is None else msgspec.msgpack.encode(error.details)
-        job.client.link.put(c.Error(job.client_id, error.code.value, error.reason, error.message, details))
+        return c.Error(id, error.code.value, error.reason, error.message, details)
 
     def _refuse(self, job: Job, error: RequestError) -> None:
         job.service.counters.refused += 1
@@ -195,24 +205,27 @@ class Dispatcher:
 
     def _move_deadline(self, job: Job, deadline: float) -> None:
         job.deadline = deadline
-        if job.state is JobState.QUEUED and (deadline < math.inf or job in self._timers):
-            self._timers.set(job, deadline)
+        if job.state is JobState.QUEUED:
+            self._timers.set(job, min(deadline, job.appear))
 
     def _on_job_timer(self, job: Job, now: float) -> None:
         """A queued job's deadline has come, or no worker has."""
-        job.service.dequeue(job)
         if job.deadline <= now:
+            job.service.dequeue(job)
             self._expire(job)
         elif job.service.served(job):
-            self._enqueue(job, now, again=True)
+            self._await_worker(job, now)
         elif job.retries and job.service.lost_at is not None:
             job.retries -= 1
-            self._enqueue(job, now, again=True)
+            self._await_worker(job, now)
         else:
+            job.service.dequeue(job)
             self._refuse(job, self._absent(job))
 
     def _absent(self, job: Job) -> RequestError:
         name = job.service.name
+        if job.rejected_by is not None:
+            return RequestRejected("every worker rejected it")
         if job.wanted is not None:
             return ServiceNotFound(f"no worker {job.wanted!r} offers {name!r}")
         if job.service.lost_at is not None:
@@ -246,6 +259,10 @@ class Dispatcher:
             service.remove_offer(offer)
             if not service.offers:
                 self._orphan_service(service, now, lost=lost)
+                continue
+            for job in service.choosy_jobs():
+                if job.appear == math.inf:
+                    self._await_worker(job, now)
 
     def _orphan_service(self, service: Service, now: float, *, lost: bool) -> None:
         """The last worker of a service is gone: what waits gets a little time for another one to appear."""
@@ -253,12 +270,15 @@ class Dispatcher:
             service.lost_at = now
             self._timers.set(service, now + self.settings.resume)
         for job in service.queued_jobs():
-            self._timers.set(job, min(job.deadline, now + self.settings.appear))
+            self._await_worker(job, now)
         self._forget_service(service)
 
     def _again(self, job: Job, now: float) -> None:
         """Put a job that a worker had back, before all others of its client."""
         job.step(JobInput.REQUEUE)
+        if job.deadline <= now:
+            self._expire(job)
+            return
         offer = job.service.offer_for(job)
         if offer is not None:
             self._give(job, offer, now)

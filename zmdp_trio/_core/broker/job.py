@@ -75,10 +75,12 @@ class Job:
         client_id: the id that its client gave it.
         request: as it came, while it may have to be sent to (another) worker: until the first partial reply.
         deadline: on the machine's clock.
+        appear: while it is queued and no worker is there for it: when it will have waited long enough for one.
         rejected_by: the sessions that will not be asked again.
     """
 
     __slots__ = (
+        "appear",
         "bytes",
         "client",
         "client_id",
@@ -116,6 +118,7 @@ class Job:
         self.size = size
         self.state = JobState.QUEUED
         self.deadline = math.inf if request.left is None else now + request.left
+        self.appear = math.inf
         self.retries = request.retry
         #: Only the worker of this name may have it.
         self.wanted = request.worker

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .session import Session
 
-#: Errors that say nothing of what the handler did: a repeat runs anew.
+#: Errors that say nothing of what the handler did, as those with a reason don't, which are ours: a repeat runs anew.
 NOT_REMEMBERED = frozenset(
     code.value for code in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
 )
@@ -43,6 +43,8 @@ class KeyedClient:
 
     #: What `Link` has, for those who look whether a client reads: this one always does.
     outbox_bytes = 0
+    #: What it takes: each caller's own limits count.
+    limits = c.Limits(c.MAX_AMOUNT, c.MAX_AMOUNT, c.MAX_AMOUNT)
 
     def __init__(self, table: KeyTable, key: tuple[str, str], name: str) -> None:
         #: The first caller's: what the handler sees as its peer.
@@ -80,7 +82,7 @@ class KeyedClient:
             partial.id = reader.id
             link.put(partial, size)
             if link.outbox_bytes > self._table.settings.outbox:
-                self.reader = None
+                self.lose_reader()
             return
         job = self.job
         if job is not None and job.offer is not None:
@@ -88,6 +90,19 @@ class KeyedClient:
             job.messages += 1
             job.bytes += size
             job.offer.session.link.put(c.Credit(job.id, 1, size))
+
+
+    def lose_reader(self) -> None:
+        """Nobody reads from now on: the worker is not left waiting for credit that nobody would give."""
+        self.reader = None
+        job = self.job
+        if job is None:
+            return
+        messages, size = max(1 - job.messages, 0), max(1 - job.bytes, 0)
+        job.messages += messages
+        job.bytes += size
+        if job.offer is not None and (messages or size):
+            job.offer.session.link.put(c.Credit(job.id, messages, size))
 
 
 class KeyTable:
@@ -131,10 +146,11 @@ class KeyTable:
         del caller.session.requests[caller.id]
         entry = caller.entry
         del entry.callers[caller]
-        if entry.reader is caller:
-            entry.reader = None
         if entry.callers:
+            if entry.reader is caller:
+                entry.lose_reader()
             return False
+        entry.reader = None
         self.drop(entry)
         return True
 
@@ -152,7 +168,7 @@ class KeyTable:
             del caller.session.requests[caller.id]
             self._tell(caller.session, caller.id, outcome, size)
         entry.job = entry.reader = None
-        if isinstance(outcome, c.Error) and outcome.code in NOT_REMEMBERED:
+        if isinstance(outcome, c.Error) and (outcome.reason or outcome.code in NOT_REMEMBERED):
             self.drop(entry)
             return
         entry.outcome, entry.size = outcome, size
@@ -162,6 +178,10 @@ class KeyTable:
         self._forget_old()
 
     def _tell(self, session: Session, id: int, outcome: c.Final | c.Error, size: int) -> None:
+        if isinstance(outcome, c.Final) and size > session.limits.message:
+            message = f"a reply of {size:,} bytes, the caller takes {session.limits.message:,}"
+            session.link.put(c.Error(id, Code.INTERNAL.value, "", message))
+            return
         session.link.put(msgspec.structs.replace(outcome, id=id), size)
 
     def _forget_old(self) -> None:

@@ -16,7 +16,7 @@ from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
-from ..link import Link, headers_size, request_weight
+from ..link import Link, headers_size, request_weight, weight
 from .dispatcher import Dispatcher
 from .job import Job, JobInput, JobState
 from .keys import Caller, KeyedClient
@@ -25,8 +25,8 @@ from .session import Session
 
 #: Peers that were told that they are not welcome, and are ignored from then on.
 MAX_SHUNNED = 10_000
-#: Bytes in the longest session id, characters in the longest name.
-MAX_ID = 255
+#: Bytes of an error's text and details that a worker may send.
+MAX_ERROR = 128 * 2**10
 
 
 class BrokerMachine(Dispatcher):
@@ -71,6 +71,8 @@ class BrokerMachine(Dispatcher):
                     return
         except ProtocolError as error:
             self._drop(session, str(error), now)
+        if session.link.outbox_bytes > 2 * self.settings.outbox:
+            self._drop(session, "it does not read what it asked for", now)
         if session.choked and session.link.outbox_bytes <= self.settings.outbox // 2:
             self._unchoke(session, now)
 
@@ -136,10 +138,15 @@ class BrokerMachine(Dispatcher):
             hello = commands[1] if len(commands) > 1 else None
             if not isinstance(hello, c.Hello):
                 raise ProtocolError("greet first")
-            if not 16 <= len(hello.session) <= MAX_ID or len(hello.name) > MAX_ID:
-                raise ProtocolError(f"a session id has 16 to {MAX_ID} bytes, a name at most as many")
+            if hello.version != c.VERSION:
+                raise ProtocolError(f"version {hello.version} is not supported, this broker speaks {c.VERSION}")
+            if not 16 <= len(hello.session) <= c.MAX_NAME or len(hello.name.encode()) > c.MAX_NAME:
+                raise ProtocolError(f"a session id has 16 to {c.MAX_NAME} bytes, a name at most as many")
             self._greet(peer, hello, commands[0].received, now)
         except ProtocolError as error:
+            session = self._peers.pop(peer, None)
+            if session is not None:
+                self._end_session(session, now)
             self._shun(peer, str(error))
 
     def _greet(self, peer: bytes, hello: c.Hello, received: int, now: float) -> None:
@@ -251,6 +258,10 @@ class BrokerMachine(Dispatcher):
 
     def _join(self, session: Session, request: c.Request, entry: KeyedClient, service: Service, now: float) -> None:
         """Let a request share an execution, or have its outcome; the latest deadline of all counts."""
+        if len(session.requests) >= self.settings.client_requests:
+            session.link.put(self._error(request.id, self._too_many()))
+            self._forget_service(service)
+            return
         service.counters.joined += 1
         self._keys.join(entry, session, request.id)
         left = math.inf if request.left is None else request.left
@@ -280,13 +291,19 @@ class BrokerMachine(Dispatcher):
             return self._invalid(f"a service name has 1 to {limits.max_service_name} bytes, this one has {name:,}")
         if len(request.body) > limits.max_message:  # type: ignore[arg-type]
             return self._invalid(f"the payload: {len(request.body):,} bytes, the limit is {limits.max_message:,}")  # type: ignore[arg-type]
+        for text in (request.key, request.worker):
+            if text is not None and len(text.encode()) > c.MAX_NAME:
+                return self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
         if request.headers and headers_size(request.headers) > limits.max_headers:
             return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
             return Unavailable("the broker is draining")
         if len(job.owner.requests) > settings.client_requests:
-            return self._overloaded(f"{settings.client_requests:,} requests of this client are outstanding")
+            return self._too_many()
         return None
+
+    def _too_many(self) -> RequestError:
+        return self._overloaded(f"{self.settings.client_requests:,} requests of this client are outstanding")
 
     def _on_cancel(self, session: Session, command: c.Cancel, now: float) -> None:
         job = session.requests.get(command.id)
@@ -297,8 +314,9 @@ class BrokerMachine(Dispatcher):
         job = self._job_of(session, credit.id)
         if job is None:
             return
-        job.messages += credit.messages
-        job.bytes += credit.bytes
+        # What a worker is granted in one REQUEST has the limit of any amount.
+        job.messages = min(job.messages + credit.messages, c.MAX_AMOUNT)
+        job.bytes = min(job.bytes + credit.bytes, c.MAX_AMOUNT)
         if credit.left is not None:
             self._move_deadline(job, now + credit.left)
         if job.state is JobState.RUNNING:
@@ -327,12 +345,19 @@ class BrokerMachine(Dispatcher):
         job.bytes -= size
         job.partials += 1
         if job.state is JobState.RUNNING:
+            if size > job.client.limits.message:
+                self._tell(job, self._unwelcome(job.client, size))
+                self._leave(job, now)
+                return
             job.request = None
             partial.id = job.client_id
             link = job.client.link
             link.put(partial, size)
             if link.outbox_bytes > self.settings.outbox:
                 self._drop(job.owner, "it does not read what it asked for", now)
+
+    def _unwelcome(self, client: Session | KeyedClient, size: int) -> RequestError:
+        return RequestError(f"a reply of {size:,} bytes, the caller takes {client.limits.message:,}")
 
     def _on_final(self, session: Session, final: c.Final, now: float) -> None:
         job = session.held.get(final.id)
@@ -354,6 +379,10 @@ class BrokerMachine(Dispatcher):
             job.service.counters.failed += 1
             self._tell(job, self._overloaded("the reply was dropped: the caller does not read"))
             return
+        if size > job.client.limits.message:
+            job.service.counters.failed += 1
+            self._tell(job, self._unwelcome(job.client, size))
+            return
         job.service.counters.replied += 1
         final.id = job.client_id
         link.put(final, size)
@@ -363,6 +392,8 @@ class BrokerMachine(Dispatcher):
         if job is None:
             self.late_replies += 1
             return
+        if len(error.code) + len(error.reason) + len(error.message) + len(error.details) > MAX_ERROR:
+            raise ProtocolError(f"request {error.id}: an error above {MAX_ERROR:,} bytes")
         counters = job.service.counters
         if job.state is not JobState.RUNNING:
             counters.cancelled += 1
@@ -372,7 +403,7 @@ class BrokerMachine(Dispatcher):
             else:
                 counters.failed += 1
             error.id = job.client_id
-            job.client.link.put(error, len(error.message) + len(error.details))
+            job.client.link.put(error, weight(error))
         self._settle(job, JobInput.FAIL, now)
 
     def _on_reject(self, session: Session, command: c.Reject, now: float) -> None:
@@ -423,6 +454,8 @@ class BrokerMachine(Dispatcher):
 
     def _on_hello(self, session: Session, command: c.Hello, now: float) -> None:
         """The greeting came again: our answer may have been lost."""
+        if command.session != session.id:
+            raise ProtocolError("a second session over the same connection")
         self._welcome(session)
 
     def _ignore(self, session: Session, command: c.Command, now: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
 import attrs
@@ -62,6 +62,7 @@ class Service:
 
     __slots__ = (
         "_choosy",
+        "_choosy_of",
         "_levels",
         "_lowest",
         "_queues",
@@ -83,6 +84,8 @@ class Service:
         self._queues: OrderedDict[Session, OrderedDict[int, Job]] = OrderedDict()
         #: Jobs that not every worker may have; they are looked through first, oldest first.
         self._choosy: OrderedDict[int, Job] = OrderedDict()
+        #: How many of them each client has.
+        self._choosy_of: Counter[Session] = Counter()
         self.counters = Counters()
         self.queued = self.queued_bytes = 0
         self.running = self.cancelling = 0
@@ -175,6 +178,7 @@ class Service:
         """Let a job wait; `first` before all others of its client."""
         if job.choosy:
             self._choosy[job.id] = job
+            self._choosy_of[job.owner] += 1
         else:
             queue = self._queues.get(job.owner)
             if queue is None:
@@ -187,7 +191,11 @@ class Service:
 
     def dequeue(self, job: Job) -> None:
         """Take a job out of the queue, wherever it is."""
-        if self._choosy.pop(job.id, None) is None:
+        if self._choosy.pop(job.id, None) is not None:
+            self._choosy_of[job.owner] -= 1
+            if not self._choosy_of[job.owner]:
+                del self._choosy_of[job.owner]
+        else:
             queue = self._queues[job.owner]
             del queue[job.id]
             if not queue:
@@ -197,7 +205,7 @@ class Service:
 
     def waiting(self, client: Session) -> int:
         """Return how many jobs of a client wait here."""
-        return len(self._queues.get(client, ()))
+        return len(self._queues.get(client, ())) + self._choosy_of[client]
 
     def next_job(self, offer: Offer) -> Job | None:
         """Take the job that this worker gets next: clients take turns."""
@@ -213,6 +221,10 @@ class Service:
         if queue:
             self._queues.move_to_end(client)
         return job
+
+    def choosy_jobs(self) -> list[Job]:
+        """Return the jobs that wait and that not every worker may have."""
+        return list(self._choosy.values())
 
     def queued_jobs(self) -> list[Job]:
         """Return every job that waits."""

@@ -254,7 +254,7 @@ class WorkerMachine(Dialler):
         self._undrained.discard(uplink)
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
-        """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a broker's DRAIN ends with its GOODBYE, and changes nothing here until then."""
+        """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a DRAIN is followed by a GOODBYE."""
 
     _handlers: ClassVar[dict[type[c.Command], Any]] = {
         c.Batch: _ignore,
