@@ -9,9 +9,49 @@ from typing import Any, NoReturn, Unpack
 import attrs
 import trio
 
-from zmdp_trio import Broker, Client, ReplyStream, Service, Worker, open_broker, open_client, open_worker
+from zmdp_trio import (
+    Broker,
+    Client,
+    Final,
+    ReplyStream,
+    Service,
+    Worker,
+    open_broker,
+    open_client,
+    open_worker,
+    service,
+)
 from zmdp_trio._settings import Overrides
 from zmdp_trio._transport.memory import MemoryPort
+
+
+@service("echo")
+async def echo(payload: Any) -> Any:
+    return payload
+
+
+@service("count")
+async def count(n: int) -> AsyncIterator[Any]:
+    for i in range(n):
+        yield i
+    yield Final(n)
+
+
+class Probe:
+    """What a handler did, and when."""
+
+    def __init__(self) -> None:
+        self.entered = trio.Event()
+        self.left = trio.Event()
+        self.left_at: float | None = None
+        self.sent = 0
+
+    def enter(self) -> None:
+        self.entered.set()
+
+    def leave(self) -> None:
+        self.left_at = trio.current_time()
+        self.left.set()
 
 
 @attrs.frozen

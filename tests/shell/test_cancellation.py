@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
-from cluster import Cluster, open_cluster, port_of, until
-from conftest import Probe
+from cluster import Cluster, Probe, open_cluster, port_of, until
 
 from zmdp_trio import Client, Request, RequestCancelled, Service, SyncRequest, open_client, service
 from zmdp_trio._transport.memory import current_network

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from cluster import Cluster, open_cluster, until
-from conftest import Probe
+from cluster import Cluster, Probe, open_cluster, until
 
 from zmdp_trio import Request, Service, service
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from cluster import open_cluster, until
-from conftest import Probe
+from cluster import Probe, open_cluster, until
 
 from zmdp_trio import (
     BrokerLost,

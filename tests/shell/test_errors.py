@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from cluster import Cluster, open_cluster, port_of, read_into, until
-from conftest import Probe, echo
+from cluster import Cluster, Probe, echo, open_cluster, port_of, read_into, until
 
 from zmdp_trio import (
     BrokerLost,

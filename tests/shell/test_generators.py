@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from cluster import Cluster, open_cluster, read_into, until
-from conftest import Probe
+from cluster import Cluster, Probe, open_cluster, read_into, until
 
 from zmdp_trio import Code, DeadlineExceeded, Final, ReplyStream, RequestError, Service, service
 

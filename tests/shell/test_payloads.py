@@ -14,8 +14,7 @@ import attrs
 import msgspec
 import pytest
 import trio
-from cluster import Cluster, open_cluster, read_into
-from conftest import echo
+from cluster import Cluster, echo, open_cluster, read_into
 
 from zmdp_trio import (
     Code,

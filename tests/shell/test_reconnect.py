@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from cluster import Cluster, open_cluster, port_of, until
-from conftest import count, echo
+from cluster import Cluster, count, echo, open_cluster, port_of, until
 
 from zmdp_trio import (
     BrokerLost,

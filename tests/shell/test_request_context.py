@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from cluster import open_cluster
-from conftest import count, echo
+from cluster import count, echo, open_cluster
 
 from zmdp_trio import Final, Request, RequestError, SyncRequest, open_client, service
 

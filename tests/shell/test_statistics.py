@@ -7,8 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from cluster import Cluster, open_cluster, until
-from conftest import echo
+from cluster import Cluster, echo, open_cluster, until
 
 from zmdp_trio import Code, Reject, Request, RequestError, ServiceError, open_client, service
 

@@ -156,6 +156,8 @@ class Dialler(ABC):
         """The broker does not make sense: try again over a new connection."""
         self.protocol_errors += 1
         uplink.reason = reason
+        # A new session: the old one would have what we can't read sent again.
+        uplink.epoch = b""
         self._unusable.append(uplink)
 
     def _unexpected(self, command: Command) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from .._errors import ProtocolError
 from .._wire import zmdp1
-from .._wire.commands import Batch, Command, Error, Final, Partial, Request
+from .._wire.commands import Batch, Command, Error, Final, Goodbye, Hello, Partial, Request, Welcome
 from .._wire.frames import Frame, Frames
 
 #: Batches, and bytes, that may be unacknowledged; a batch that is larger than the window goes out alone.
@@ -26,6 +26,8 @@ WINDOW_BYTES = 8 * 2**20
 #: Batches, and bytes, after which an acknowledgement goes out, though there is nothing else to say.
 ACK_BATCHES = 32
 ACK_BYTES = 2**20
+#: Commands that may be in a batch without a number.
+UNCOUNTED = frozenset((Hello, Welcome, Goodbye))
 #: What a command counts for in an outbox, beside its body: a rough upper bound for all but the rarest.
 COMMAND_BYTES = 64
 
@@ -40,6 +42,7 @@ class Link:
     __slots__ = (
         "_asked",
         "_dirty",
+        "_greeting",
         "_large",
         "_owed",
         "_owed_bytes",
@@ -71,6 +74,7 @@ class Link:
         self.scheduled = False
         self.skipped = 0
         self.duplicates = 0
+        self._greeting: Frames | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -95,8 +99,8 @@ class Link:
             self._dirty.append(self)
 
     def put_uncounted(self, command: Command, *, received: int = 0) -> None:
-        """Queue a greeting or a farewell, outside the numbering and ahead of all else."""
-        self._unsent.appendleft(zmdp1.encode_inline(Batch(0, received), [command]))
+        """Send a greeting or a farewell, outside the numbering, ahead of all else, and in place of any that waits."""
+        self._greeting = zmdp1.encode_inline(Batch(0, received), [command])
         self.schedule()
 
     def schedule(self) -> None:
@@ -107,6 +111,8 @@ class Link:
 
     def next_batch(self) -> Frames | None:
         """Return the message to offer to the transport now; None when there is none."""
+        if self._greeting is not None:
+            return self._greeting
         if self._unsent:
             return self._unsent[0]
         if not self.opened:
@@ -124,7 +130,10 @@ class Link:
 
     def batch_sent(self) -> None:
         """Tell that the transport took the message that `next_batch` returned."""
-        self._unsent.popleft()
+        if self._greeting is not None:
+            self._greeting = None
+        else:
+            self._unsent.popleft()
 
     def _encode_outbox(self) -> Frames:
         self.sent += 1
@@ -177,12 +186,12 @@ class Link:
     @property
     def quiet(self) -> bool:
         """Nothing is queued, unacknowledged, or owed: there is nothing to say to this peer."""
-        return not (self.outbox or self._unacked or self._unsent or self._owed)
+        return not (self.outbox or self._unacked or self._unsent or self._owed or self._greeting)
 
     @property
     def awaits_ack(self) -> bool:
-        """Something that was sent is unacknowledged."""
-        return bool(self._unacked)
+        """Something that was sent is unacknowledged, and nothing waits whose sending would show whether it is lost."""
+        return bool(self._unacked) and not self.outbox
 
     def acknowledge(self) -> None:
         """Send what is owed now: an acknowledgement, or once more the wish to have something sent again."""
@@ -195,10 +204,10 @@ class Link:
 
     def _probe(self) -> None:
         """Send an empty batch beyond the full window: what was in there, or its acknowledgement, may have been lost."""
-        self.sent += 1
-        frames = zmdp1.encode_inline(Batch(self.sent, self.received), ())
-        self._unacked.append((self.sent, frames, 0))
-        self._unsent.append(frames)
+        if self._unacked[-1][2]:
+            self.sent += 1
+            self._unacked.append((self.sent, zmdp1.encode_inline(Batch(self.sent, self.received), ()), 0))
+        self._unsent.append(self._unacked[-1][1])
         self.schedule()
 
     # ---- in
@@ -213,6 +222,8 @@ class Link:
         self.skipped += skipped
         batch = commands[0]
         if batch.sequence == 0 and len(commands) > 1:
+            if any(type(command) not in UNCOUNTED for command in commands[1:]):
+                raise ProtocolError("a command that must be in a numbered batch")
             # A greeting that came again, or a farewell: what it says of a session is not for this one.
             return commands
         if batch.received > self.acked:
@@ -273,6 +284,7 @@ class Link:
         """Forget the connection, and nothing else."""
         self.peer = None
         self.opened = False
+        self._greeting = None
         self._unsent.clear()
 
     def drop_outbox(self) -> None:
