@@ -24,7 +24,7 @@ from ._settings import Overrides, Settings, settings_with
 from ._wire.commands import Partial, Request
 
 #: How often a request may be allowed to run again, at most.
-MAX_RETRY: Final = 1_000_000
+MAX_RETRY: Final = 2**10
 
 #: Stands for "not given" where None means "none".
 _DEFAULT: Any = object()

@@ -67,6 +67,10 @@ class Speaker:
         self.link = Link(self._dirty)
         self.greeting = greeting
         self.peer = b""
+        #: It acknowledges what it received at each step, as a peer does at each heartbeat.
+        self.acknowledges = True
+        #: Heartbeats for the session that have come.
+        self.beats = 0
         self.welcome: c.Welcome | None = None
         #: Why the broker refused this peer, or said goodbye.
         self.goodbye: c.Goodbye | None = None
@@ -128,7 +132,9 @@ class Speaker:
         if isinstance(answer, c.Goodbye):
             self.goodbye = answer
         if self.link.opened:
-            self._inbox += self.link.receive(frames)[1:]
+            commands = self.link.receive(frames)[1:]
+            self._inbox += commands
+            self.beats += commands.count(c.Heartbeat())
 
     @property
     def dropped(self) -> bool:
@@ -347,7 +353,7 @@ class Stage:
             if end.deadline <= self.now:
                 end.handle_timer(now=self.now)
         for speaker in self.speakers:
-            if speaker.link.opened:
+            if speaker.link.opened and speaker.acknowledges:
                 speaker.link.acknowledge()
         self.flush()
         return self.now

@@ -164,7 +164,7 @@ async def test_leaving_cancels_the_handler_soon(endpoint: str) -> None:
             left.set()
 
     async with cluster(endpoint, endless) as (_, worker, client):
-        for _ in range(5):
+        for _repeat in range(5):
             left = trio.Event()
             async for _ in client.stream("endless"):
                 break

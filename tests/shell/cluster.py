@@ -89,18 +89,18 @@ class Cluster:
             "client.protocol_errors": client.protocol_errors,
             "client.credit": self.client.settings.connection_credit - self.client._machine._budget,
         }
-        for name, service in broker.services.items():
+        for name, numbers in broker.services.items():
             held |= {
-                f"{name}.queued": service.queued,
-                f"{name}.running": service.running,
-                f"{name}.cancelling": service.cancelling,
-                f"{name}.unaccounted": service.received
-                - service.refused
-                - service.replied
-                - service.failed
-                - service.cancelled
-                - service.expired
-                - service.lost,
+                f"{name}.queued": numbers.queued,
+                f"{name}.running": numbers.running,
+                f"{name}.cancelling": numbers.cancelling,
+                f"{name}.unaccounted": numbers.received
+                - numbers.refused
+                - numbers.replied
+                - numbers.failed
+                - numbers.cancelled
+                - numbers.expired
+                - numbers.lost,
             }
         return {name: value for name, value in held.items() if value}
 

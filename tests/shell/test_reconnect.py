@@ -242,6 +242,35 @@ async def test_a_clients_connection_is_cut_again_and_again(autojump_clock: Any) 
         assert cluster.worker.statistics().received == 64
 
 
+async def test_a_worker_whose_connection_is_cut_loses_what_it_runs_and_comes_back(autojump_clock: Any) -> None:
+    """A broker does not wait for a worker: what it held is lost, or runs again, at once."""
+    left = 0
+
+    @service("waits")
+    async def waits() -> AsyncIterator[int]:
+        nonlocal left
+        try:
+            yield 1
+            await trio.sleep_forever()
+        finally:
+            left += 1
+
+    async with open_cluster(waits, echo) as cluster:
+        for generation in range(1, 4):
+            async with cluster.client.stream("waits") as stream:
+                assert await anext(stream) == 1
+                start = trio.current_time()
+                for link in list(current_network()._links):
+                    if link.dialler is port_of(cluster.worker):
+                        link.end("cut by the test")
+                with pytest.raises(WorkerLost):
+                    await anext(stream)
+                assert trio.current_time() == start
+            await serves(cluster.client, generation)
+            await until(lambda generation=generation: left == generation)
+            await cluster.settle()
+
+
 def faults(dice: random.Random, kind: str) -> Any:
     def hook(source: MemoryPort, target: MemoryPort, frames: Any) -> Iterable[float]:
         fault = dice.random() < 0.05

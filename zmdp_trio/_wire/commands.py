@@ -25,6 +25,8 @@ Data = bytes
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 #: An amount of messages, bytes, or slots.
 Amount = Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
+#: How often a request may run again: enough for a fleet that restarts, too little for a payload that kills it.
+Retries = Annotated[int, msgspec.Meta(ge=0, le=2**10)]
 #: A length of time in seconds; infinity is none that matters.
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -134,7 +136,7 @@ class Request(Command, tag=4):
     timeout: Seconds | None = None
     headers: dict[str, str] | None = None
     #: How often it may run again when a worker or a broker is lost.
-    retry: Amount = 0
+    retry: Retries = 0
     #: Requests of one service with the same key share one execution.
     key: str | None = None
     #: Only the worker of this name may run it.

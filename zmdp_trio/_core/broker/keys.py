@@ -8,12 +8,13 @@ first, and a repeat then runs anew.
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..._errors import Code
+from ..._errors import Code, InvalidArgument
 from ..._settings import Settings
 from ..._wire import commands as c
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 NOT_REMEMBERED = frozenset(
     code.value for code in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
 )
+
+
+def fingerprint(request: c.Request) -> tuple[int, int, int]:
+    """Return what tells payloads apart by mistake, not by malice: content type, length, and checksum."""
+    body = request.body
+    assert body is not None
+    return request.content, len(body), zlib.crc32(body)
 
 
 class Caller:
@@ -46,7 +54,7 @@ class KeyedClient:
     #: What it takes: each caller's own limits count.
     limits = c.Limits(c.MAX_AMOUNT, c.MAX_AMOUNT, c.MAX_AMOUNT)
 
-    def __init__(self, table: KeyTable, key: tuple[str, str], name: str) -> None:
+    def __init__(self, table: KeyTable, key: tuple[str, str], name: str, fingerprint: tuple[int, int, int]) -> None:
         #: The first caller's: what the handler sees as its peer.
         self.name = name
         self.requests: dict[int, Job] = {}
@@ -58,6 +66,7 @@ class KeyedClient:
         self.size = 0
         self.expires = 0.0
         self.key = key
+        self.fingerprint = fingerprint
         self._table = table
 
     @property
@@ -91,7 +100,6 @@ class KeyedClient:
             job.bytes += size
             job.offer.session.link.put(c.Credit(job.id, 1, size))
 
-
     def lose_reader(self) -> None:
         """Nobody reads from now on: the worker is not left waiting for credit that nobody would give."""
         self.reader = None
@@ -120,14 +128,23 @@ class KeyTable:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, service: str, key: str) -> KeyedClient | None:
-        """Return the execution that a request joins; None if it starts one."""
-        self._forget_old()
-        return self._entries.get((service, key))
+    def find(self, request: c.Request) -> KeyedClient | None:
+        """Return the execution that a request joins; None if it starts one.
 
-    def add(self, service: str, key: str, name: str) -> KeyedClient:
+        Raises:
+            InvalidArgument: the key belongs to a request with another payload.
+        """
+        self._forget_old()
+        entry = self._entries.get((request.service, request.key or ""))
+        if entry is not None and entry.fingerprint != fingerprint(request):
+            raise InvalidArgument("this key was used with another payload")
+        return entry
+
+    def add(self, request: c.Request, name: str) -> KeyedClient:
         """Note a new execution, for a first caller of this name."""
-        entry = self._entries[service, key] = KeyedClient(self, (service, key), name)
+        assert request.key is not None
+        key = request.service, request.key
+        entry = self._entries[key] = KeyedClient(self, key, name, fingerprint(request))
         return entry
 
     def join(self, entry: KeyedClient, session: Session, id: int) -> None:

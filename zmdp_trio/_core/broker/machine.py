@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from ..._errors import Code, ProtocolError, RequestError, Unavailable
+from ..._errors import Code, InvalidArgument, ProtocolError, RequestError, Unavailable
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire import zmdp1
@@ -237,14 +237,9 @@ class BrokerMachine(Dispatcher):
         size = request_weight(request)
         self._next_job += 1
         service = self._service(request.service)
-        client: Session | KeyedClient = session
-        if request.key is not None:
-            entry = self._keys.find(request.service, request.key)
-            if entry is not None:
-                self._join(session, request, entry, service, now)
-                return
-            client = self._keys.add(request.service, request.key, session.name)
-            self._keys.join(client, session, request.id)
+        client = session if request.key is None else self._keyed_client(session, request, service, now)
+        if client is None:
+            return
         job = Job(self._next_job, client, session, service, request, size, now)
         if isinstance(client, KeyedClient):
             client.job = job
@@ -255,6 +250,22 @@ class BrokerMachine(Dispatcher):
             self._refuse(job, error)
             return
         self._dispatch(job, now)
+
+    def _keyed_client(self, session: Session, request: c.Request, service: Service, now: float) -> KeyedClient | None:
+        """Return the client of a new keyed execution; None if the request is taken care of."""
+        try:
+            entry = self._keys.find(request)
+        except InvalidArgument as error:
+            service.counters.received += 1
+            service.counters.refused += 1
+            session.link.put(self._error(request.id, error))
+            return None
+        if entry is not None:
+            self._join(session, request, entry, service, now)
+            return None
+        entry = self._keys.add(request, session.name)
+        self._keys.join(entry, session, request.id)
+        return entry
 
     def _join(self, session: Session, request: c.Request, entry: KeyedClient, service: Service, now: float) -> None:
         """Let a request share an execution, or have its outcome; the latest deadline of all counts."""
@@ -280,8 +291,15 @@ class BrokerMachine(Dispatcher):
 
     def _forward_time_left(self, job: Job, left: float) -> None:
         if job.state is JobState.RUNNING:
-            assert job.offer is not None
-            job.offer.session.link.put(c.Heartbeat([c.Held(job.id, left)]))
+            self._tell_worker(job, c.Heartbeat([c.Held(job.id, left)]))
+
+    def _tell_worker(self, job: Job, command: c.Command) -> None:
+        """Pass a client's word on to the worker, unless the client says so much that it could drown it."""
+        assert job.offer is not None
+        link = job.offer.session.link
+        if link.outbox_bytes > 2 * self.settings.outbox:
+            raise ProtocolError("it sends more than a worker can read")
+        link.put(command)
 
     def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
         """Why a request is not even queued; None if it may be."""
@@ -320,9 +338,8 @@ class BrokerMachine(Dispatcher):
         if credit.left is not None:
             self._move_deadline(job, now + credit.left)
         if job.state is JobState.RUNNING:
-            assert job.offer is not None
             credit.id = job.id
-            job.offer.session.link.put(credit)
+            self._tell_worker(job, credit)
 
     def _on_client_heartbeat(self, session: Session, heartbeat: c.Heartbeat, now: float) -> None:
         for held in heartbeat.held:
