@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import NoReturn, Unpack
@@ -11,7 +11,7 @@ from typing import NoReturn, Unpack
 import attrs
 import trio
 
-from ._core.broker import BrokerMachine
+from ._core.broker import BrokerMachine, Counters, Service
 from ._engine import BrokerEngine, transport_options
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
@@ -50,6 +50,8 @@ class BrokerStatistics:
     clients: int
     workers: int
     services: Mapping[str, ServiceStatistics]
+    #: Of these, and of all services that nobody offers any more.
+    total: ServiceStatistics
     #: Bytes queued or kept for peers until they acknowledge them.
     outbox_bytes: int
     #: Replies to requests that nobody waits for any more.
@@ -85,21 +87,12 @@ class Broker:
         machine = self._machine
         sessions = machine.sessions()
         workers = sum(session.is_worker for session in sessions)
-        services = {
-            service.name: ServiceStatistics(
-                workers=len(service.offers),
-                slots=sum(offer.lease for offer in service.offers.values()),
-                queued=service.queued,
-                running=service.running,
-                cancelling=service.cancelling,
-                **attrs.asdict(service.counters),
-            )
-            for service in machine.services()
-        }
+        services = {service.name: _statistics_of([service]) for service in machine.services()}
         return BrokerStatistics(
             clients=len(sessions) - workers,
             workers=workers,
             services=MappingProxyType(services),
+            total=_statistics_of(machine.services(), machine.forgotten),
             outbox_bytes=sum(session.link.held_bytes for session in sessions),
             late_replies=machine.late_replies,
             duplicates=machine.duplicates + sum(session.link.duplicates for session in sessions),
@@ -133,6 +126,21 @@ class Broker:
         """Take leave of everybody, now."""
         self._machine.goodbye()
         self._engine.close()
+
+
+def _statistics_of(services: Sequence[Service], past: Counters | None = None) -> ServiceStatistics:
+    """Add up what services hold, and what became of their requests and of those in `past`."""
+    counters = Counters()
+    for each in (past or Counters(), *(service.counters for service in services)):
+        counters.add(each)
+    return ServiceStatistics(
+        workers=sum(len(service.offers) for service in services),
+        slots=sum(offer.lease for service in services for offer in service.offers.values()),
+        queued=sum(service.queued for service in services),
+        running=sum(service.running for service in services),
+        cancelling=sum(service.cancelling for service in services),
+        **attrs.asdict(counters),
+    )
 
 
 @asynccontextmanager

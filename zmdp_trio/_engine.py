@@ -7,6 +7,7 @@ there is nothing left.  Two kinds of tasks take turns: each port's `run`, when t
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from abc import ABC, abstractmethod
@@ -22,6 +23,8 @@ from ._core.uplink import Uplink
 from ._settings import Settings
 from ._transport import DIALLED, Connected, EndpointError, Lost, Options, PeerGone, Port, dial
 from ._wire.frames import Frames
+
+logger = logging.getLogger("zmdp_trio.engine")
 
 #: Rounds of receiving and sending in one turn, after which other tasks get theirs.
 ROUNDS: Final = 16
@@ -261,6 +264,8 @@ class DialEngine(Engine):
         self._dialler = machine
         self._options = transport_options(settings)
         self._connections: dict[str, _Connection] = {}
+        #: What was last logged of each endpoint.
+        self._logged: dict[str, str] = {}
 
     def open(self) -> None:
         """Dial every broker; `run` must follow.
@@ -329,7 +334,15 @@ class DialEngine(Engine):
     def _drop(self, connection: _Connection, reason: str, now: float) -> None:
         if not connection.scope.cancel_called:
             connection.scope.cancel()
+            self._log_loss(connection.uplink, reason)
             self._dialler.lost(connection.uplink, reason, now=now)
+
+    def _log_loss(self, uplink: Uplink, reason: str) -> None:
+        """Log why a broker can't be had: once, however often it is dialled."""
+        if self._logged.get(uplink.endpoint) != reason:
+            self._logged[uplink.endpoint] = reason
+            level = logging.WARNING if uplink.unwelcome else logging.INFO
+            logger.log(level, "%s at %s: %s", self._dialler.identity.name, uplink.endpoint, reason)
 
     def _send(self, link: Link, frames: Frames) -> bool:
         connection = self._connections.get(link.peer)

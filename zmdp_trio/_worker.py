@@ -30,7 +30,7 @@ logger = logging.getLogger("zmdp_trio.worker")
 class WorkerStatistics:
     """A worker's numbers at one moment.
 
-    received = replied + failed + cancelled + rejected + running + cancelling.
+    received = replied + failed + cancelled + expired + rejected + running + cancelling.
     """
 
     #: Requests that brokers sent.
@@ -41,6 +41,8 @@ class WorkerStatistics:
     failed: int
     #: Requests whose handlers ended after their callers had left.
     cancelled: int
+    #: Requests whose deadlines passed while their handlers ran.
+    expired: int
     #: Requests handed back for another worker.
     rejected: int
     #: Handlers at work for somebody who waits.

@@ -383,11 +383,15 @@ class Stage:
 
 def check_counters(broker: BrokerMachine) -> None:
     """Every request that came is in exactly one place."""
-    for service in broker.services():
-        n = service.counters
+    for name, n, held in (
+        ("forgotten", broker.forgotten, 0),
+        *(
+            (service.name, service.counters, service.queued + service.running + service.cancelling)
+            for service in broker.services()
+        ),
+    ):
         ended = n.refused + n.replied + n.failed + n.cancelled + n.expired + n.lost
-        held = service.queued + service.running + service.cancelling
-        assert n.received == ended + held, (service, n)
+        assert n.received == ended + held, (name, n)
 
 
 def start(machine: ClientMachine, request: c.Request | None = None, *, now: float = 0.0, **options: Any) -> Call:

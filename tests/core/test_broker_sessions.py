@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import pytest
 from stage import EPOCH, LIMITS, Speaker, Stage, ask, check_counters, hello, session_id
 

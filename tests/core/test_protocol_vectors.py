@@ -21,6 +21,7 @@ from zmdp_trio import _errors
 from zmdp_trio._core import link
 from zmdp_trio._core.broker import BrokerMachine
 from zmdp_trio._core.broker import machine as broker_machine
+from zmdp_trio._core.broker import workers as broker_workers
 from zmdp_trio._core.client import Call, ClientMachine
 from zmdp_trio._core.uplink import Identity
 from zmdp_trio._core.worker import WorkerMachine
@@ -449,7 +450,7 @@ def test_constants() -> None:
     for module, names in {
         zmdp1: ("MAX_COMMANDS", "INLINE", "BATCH"),
         link: ("WINDOW_BATCHES", "WINDOW_BYTES", "ACK_BATCHES", "ACK_BYTES"),
-        broker_machine: ("MAX_ERROR",),
+        broker_workers: ("MAX_ERROR",),
         worker_machine: ("MAX_ERROR_MESSAGE", "MAX_ERROR_DETAILS"),
     }.items():
         modules.update({name: getattr(module, name) for name in names})

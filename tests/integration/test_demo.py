@@ -149,6 +149,19 @@ def test_a_worker_that_fails_is_a_plain_reason(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_worker_that_is_killed_is_a_plain_reason(tmp_path: Path) -> None:
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        output = ""
+        while "one by one" not in output:
+            output += process.stdout.readline()
+        os.kill(worker_of(output), signal.SIGKILL)
+        assert process.wait(LIMIT) == 1
+        assert process.stderr.read() == "zmdp: the worker process ended too early: signal 9\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_worker_command(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="did not start"):
         run_demo(Path(__file__), worker=[str(tmp_path / "missing")])

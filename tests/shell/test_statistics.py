@@ -34,7 +34,13 @@ def check(cluster: Cluster) -> None:
         assert numbers.running + numbers.cancelling <= numbers.slots
     worker = cluster.worker.statistics()
     assert worker.received == (
-        worker.replied + worker.failed + worker.cancelled + worker.rejected + worker.running + worker.cancelling
+        worker.replied
+        + worker.failed
+        + worker.cancelled
+        + worker.expired
+        + worker.rejected
+        + worker.running
+        + worker.cancelling
     )
 
 

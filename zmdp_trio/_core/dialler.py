@@ -164,5 +164,5 @@ class Dialler(ABC):
         self.protocol_errors += 1
 
     def _on_goodbye(self, uplink: Uplink, command: Goodbye, now: float) -> None:
-        uplink.refused(command.reason or "the broker said goodbye")
+        uplink.refused(command.reason or "the broker said goodbye", unwelcome=command.refused)
         self._refused(uplink, now)

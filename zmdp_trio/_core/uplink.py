@@ -79,6 +79,8 @@ class Uplink:
         self.limits = Limits.of(settings)
         #: Why the broker refused the greeting, or the connection was lost; for people.
         self.reason = ""
+        #: The broker would not have us; `reason` tells why, and another try would end the same way.
+        self.unwelcome = False
         #: The broker wants no new requests.
         self.draining = False
         self._identity = identity
@@ -125,10 +127,11 @@ class Uplink:
         self.draining = False
         self.link.close()
 
-    def refused(self, reason: str) -> None:
+    def refused(self, reason: str, *, unwelcome: bool = False) -> None:
         """The session is over: whatever else comes over this connection is not for the next one."""
         self._step(Input.REFUSAL)
         self.reason = reason
+        self.unwelcome = unwelcome
 
     def receive(self, frames: Sequence[Frame]) -> list[Any]:
         """Return the commands of a message, the BATCH first; before the broker's WELCOME, none.
@@ -149,7 +152,7 @@ class Uplink:
             return Greeted.NOT_YET
         answer = commands[1] if len(commands) > 1 else None
         if isinstance(answer, Goodbye):
-            self.refused(answer.reason)
+            self.refused(answer.reason, unwelcome=answer.refused)
             return Greeted.REFUSED
         if not isinstance(answer, Welcome):
             raise ProtocolError("the broker did not answer the greeting")
@@ -169,6 +172,7 @@ class Uplink:
         self._step(Input.WELCOME)
         self.broker, self.epoch, self.limits = answer.broker, answer.epoch, answer.limits
         self.reason = ""
+        self.unwelcome = False
         return Greeted.RESUMED if answer.resumed else Greeted.FRESH
 
     def beat(self, *, busy: bool) -> None:

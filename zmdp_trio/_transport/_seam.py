@@ -68,7 +68,15 @@ class Port(Protocol):
         """The addresses in use, wildcards resolved: `tcp://127.0.0.1:*` reads `tcp://127.0.0.1:49152`."""
 
     def receive(self) -> Sequence[Received]:
-        """Take what has come, in order, up to some bound; empty when there is nothing."""
+        """Take what has come, in order, up to some bound; empty when there is nothing.
+
+        Whoever sends or receives ends with a `receive` that returned empty, or `ready` may not be called for what is
+        still there.  `Lost` comes once, after all that the peer had sent; on a bound port only for peers that were
+        heard of.
+
+        Raises:
+            trio.ClosedResourceError: the port was closed.
+        """
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         """Hand a message over whole.
@@ -78,10 +86,17 @@ class Port(Protocol):
 
         Raises:
             PeerGone: the peer is unknown, or no longer connected.
+            trio.ClosedResourceError: the port was closed.
         """
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
-        """Call `ready` whenever `receive`, or a `send` that was refused, may have news; never return."""
+        """Call `ready` at once, and whenever `receive`, or a `send` that was refused, may have news; never return.
+
+        May be cancelled and called again; nothing is missed.
+
+        Raises:
+            trio.ClosedResourceError: the port was closed.
+        """
 
     def close(self) -> None:
         """Let go of everything at once; messages already taken get a short, bounded time to leave."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
@@ -24,11 +25,11 @@ from ..link import Link, weight
 from ..timers import Timers
 from .job import Job, JobInput, JobState
 from .keys import Caller, KeyTable
-from .service import Offer, Service
+from .service import Counters, Offer, Service
 from .session import Session
 
 
-class Dispatcher:
+class Dispatcher(ABC):
     """The jobs' side of the broker: services, their queues, and every change of a job's state."""
 
     def __init__(self, settings: Settings) -> None:
@@ -39,6 +40,14 @@ class Dispatcher:
         self._keys = KeyTable(settings)
         self._dirty: list[Link] = []
         self._next_job = 0
+        #: Replies to requests that nobody waits for any more.
+        self.late_replies = 0
+        #: What became of the requests for services that are forgotten.
+        self.forgotten = Counters()
+
+    @abstractmethod
+    def _drop(self, session: Session, reason: str, now: float) -> None:
+        """A peer broke the protocol, or does not read: forget it, tell it once, ignore it."""
 
     # ---- services
 
@@ -52,6 +61,7 @@ class Dispatcher:
         """Let go of a service that nobody offers, waits for, or lost lately."""
         if service.unused and service not in self._timers and self._services.get(service.name) is service:
             del self._services[service.name]
+            self.forgotten.add(service.counters)
 
     # ---- dispatch
 

@@ -1,7 +1,7 @@
-"""The broker's machine: greetings, and what each command of a session does.
+"""The broker's machine: who its peers are, from their greetings to their farewells.
 
-A request's way: `_on_request` makes a job; `Dispatcher` finds a worker for it or lets it wait; `_on_partial`,
-`_on_final`, `_on_error` pass on what the worker says; `_on_cancel` and the loss of either side end it early.
+A request's way: `ClientCommands._on_request` makes a job; `Dispatcher` finds a worker for it, or lets it wait;
+`WorkerCommands` pass on what the worker says; a CANCEL, or the loss of either side, ends it early.
 """
 
 from __future__ import annotations
@@ -9,27 +9,25 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from ..._errors import Code, InvalidArgument, ProtocolError, RequestError, Unavailable
+from ..._errors import ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
-from ..link import Link, headers_size, request_weight, weight
-from .dispatcher import Dispatcher
-from .job import Job, JobInput, JobState
-from .keys import Caller, KeyedClient
-from .service import Offer, Service
+from ..link import Link
+from .clients import CLIENT_COMMANDS, ClientCommands
+from .job import Job
+from .service import Service
 from .session import Session
+from .workers import WORKER_COMMANDS, WorkerCommands
 
 #: Peers that were told that they are not welcome, and are ignored from then on.
 MAX_SHUNNED = 10_000
-#: Bytes of an error's text and details that a worker may send.
-MAX_ERROR = 128 * 2**10
 
 
-class BrokerMachine(Dispatcher):
+class BrokerMachine(ClientCommands, WorkerCommands):
     """Sessions, jobs, and services.
 
     The engine calls `receive`, `lost`, `handle_timer`; then sends what the links in `take_dirty` hold.
@@ -46,8 +44,6 @@ class BrokerMachine(Dispatcher):
         self._next_beat = math.inf
         #: Messages and commands that were not to be expected.
         self.protocol_errors = 0
-        #: Replies to requests that nobody waits for any more.
-        self.late_replies = 0
         #: Messages that came twice, in sessions that are over.
         self.duplicates = 0
 
@@ -229,242 +225,7 @@ class BrokerMachine(Dispatcher):
                 link.put(c.Heartbeat())
             link.acknowledge()
 
-    # ---- from clients
-
-    def _on_request(self, session: Session, request: c.Request, now: float) -> None:
-        if request.id in session.requests:
-            raise ProtocolError(f"request {request.id} came twice")
-        size = request_weight(request)
-        self._next_job += 1
-        service = self._service(request.service)
-        client = session if request.key is None else self._keyed_client(session, request, service, now)
-        if client is None:
-            return
-        job = Job(self._next_job, client, session, service, request, size, now)
-        if isinstance(client, KeyedClient):
-            client.job = job
-        client.requests[request.id] = job
-        service.counters.received += 1
-        error = self._refusal(job, request)
-        if error is not None:
-            self._refuse(job, error)
-            return
-        self._dispatch(job, now)
-
-    def _keyed_client(self, session: Session, request: c.Request, service: Service, now: float) -> KeyedClient | None:
-        """Return the client of a new keyed execution; None if the request is taken care of."""
-        try:
-            entry = self._keys.find(request)
-        except InvalidArgument as error:
-            service.counters.received += 1
-            service.counters.refused += 1
-            session.link.put(self._error(request.id, error))
-            return None
-        if entry is not None:
-            self._join(session, request, entry, service, now)
-            return None
-        entry = self._keys.add(request, session.name)
-        self._keys.join(entry, session, request.id)
-        return entry
-
-    def _join(self, session: Session, request: c.Request, entry: KeyedClient, service: Service, now: float) -> None:
-        """Let a request share an execution, or have its outcome; the latest deadline of all counts."""
-        if len(session.requests) >= self.settings.client_requests:
-            session.link.put(self._error(request.id, self._too_many()))
-            self._forget_service(service)
-            return
-        service.counters.joined += 1
-        self._keys.join(entry, session, request.id)
-        left = math.inf if request.left is None else request.left
-        self._forget_service(service)
-        job = entry.job
-        if job is not None and now + left > job.deadline:
-            self._move_deadline(job, now + left)
-            self._forward_time_left(job, left)
-
-    def _job_of(self, session: Session, id: int) -> Job | None:
-        """Return what a client's credit and time left are for; of a keyed execution's callers, the reader's count."""
-        job = session.requests.get(id)
-        if isinstance(job, Caller):
-            return job.entry.job if job.entry.reader is job else None
-        return job
-
-    def _forward_time_left(self, job: Job, left: float) -> None:
-        if job.state is JobState.RUNNING:
-            self._tell_worker(job, c.Heartbeat([c.Held(job.id, left)]))
-
-    def _tell_worker(self, job: Job, command: c.Command) -> None:
-        """Pass a client's word on to the worker, unless the client says so much that it could drown it."""
-        assert job.offer is not None
-        link = job.offer.session.link
-        if link.outbox_bytes > 2 * self.settings.outbox:
-            raise ProtocolError("it sends more than a worker can read")
-        link.put(command)
-
-    def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
-        """Why a request is not even queued; None if it may be."""
-        settings, limits = self.settings, self.settings
-        name = len(request.service.encode())
-        if not 0 < name <= limits.max_service_name:
-            return self._invalid(f"a service name has 1 to {limits.max_service_name} bytes, this one has {name:,}")
-        if len(request.body) > limits.max_message:  # type: ignore[arg-type]
-            return self._invalid(f"the payload: {len(request.body):,} bytes, the limit is {limits.max_message:,}")  # type: ignore[arg-type]
-        for text in (request.key, request.worker):
-            if text is not None and len(text.encode()) > c.MAX_NAME:
-                return self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
-        if request.headers and headers_size(request.headers) > limits.max_headers:
-            return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
-        if self.draining:
-            return Unavailable("the broker is draining")
-        if len(job.owner.requests) > settings.client_requests:
-            return self._too_many()
-        return None
-
-    def _too_many(self) -> RequestError:
-        return self._overloaded(f"{self.settings.client_requests:,} requests of this client are outstanding")
-
-    def _on_cancel(self, session: Session, command: c.Cancel, now: float) -> None:
-        job = session.requests.get(command.id)
-        if job is not None:
-            self._leave(job, now)
-
-    def _on_credit(self, session: Session, credit: c.Credit, now: float) -> None:
-        job = self._job_of(session, credit.id)
-        if job is None:
-            return
-        # What a worker is granted in one REQUEST has the limit of any amount.
-        job.messages = min(job.messages + credit.messages, c.MAX_AMOUNT)
-        job.bytes = min(job.bytes + credit.bytes, c.MAX_AMOUNT)
-        if credit.left is not None:
-            self._move_deadline(job, now + credit.left)
-        if job.state is JobState.RUNNING:
-            credit.id = job.id
-            self._tell_worker(job, credit)
-
-    def _on_client_heartbeat(self, session: Session, heartbeat: c.Heartbeat, now: float) -> None:
-        for held in heartbeat.held:
-            job = self._job_of(session, held.id)
-            if job is not None and held.left is not None:
-                self._move_deadline(job, now + held.left)
-                self._forward_time_left(job, held.left)
-
-    # ---- from workers
-
-    def _on_partial(self, session: Session, partial: c.Partial, now: float) -> None:
-        job = session.held.get(partial.id)
-        if job is None:
-            self.late_replies += 1
-            return
-        size = len(partial.body)  # type: ignore[arg-type]
-        if job.messages <= 0 or job.bytes <= 0 or size > self.settings.max_message:
-            raise ProtocolError(f"request {partial.id}: a partial reply without credit, or too large")
-        job.messages -= 1
-        job.bytes -= size
-        job.partials += 1
-        if job.state is JobState.RUNNING:
-            if size > job.client.limits.message:
-                self._tell(job, self._unwelcome(job.client, size))
-                self._leave(job, now)
-                return
-            job.request = None
-            partial.id = job.client_id
-            link = job.client.link
-            link.put(partial, size)
-            if link.outbox_bytes > self.settings.outbox:
-                self._drop(job.owner, "it does not read what it asked for", now)
-
-    def _unwelcome(self, client: Session | KeyedClient, size: int) -> RequestError:
-        return RequestError(f"a reply of {size:,} bytes, the caller takes {client.limits.message:,}")
-
-    def _on_final(self, session: Session, final: c.Final, now: float) -> None:
-        job = session.held.get(final.id)
-        if job is None:
-            self.late_replies += 1
-            return
-        if job.state is JobState.RUNNING:
-            self._reply(job, final)
-        else:
-            job.service.counters.cancelled += 1
-        self._settle(job, JobInput.REPLY, now)
-
-    def _reply(self, job: Job, final: c.Final) -> None:
-        size = len(final.body)  # type: ignore[arg-type]
-        link = job.client.link
-        if size > self.settings.max_message:
-            raise ProtocolError(f"request {final.id}: a reply of {size:,} bytes")
-        if size and link.outbox_bytes + size > self.settings.outbox:
-            job.service.counters.failed += 1
-            self._tell(job, self._overloaded("the reply was dropped: the caller does not read"))
-            return
-        if size > job.client.limits.message:
-            job.service.counters.failed += 1
-            self._tell(job, self._unwelcome(job.client, size))
-            return
-        job.service.counters.replied += 1
-        final.id = job.client_id
-        link.put(final, size)
-
-    def _on_error(self, session: Session, error: c.Error, now: float) -> None:
-        job = session.held.get(error.id)
-        if job is None:
-            self.late_replies += 1
-            return
-        if len(error.code) + len(error.reason) + len(error.message) + len(error.details) > MAX_ERROR:
-            raise ProtocolError(f"request {error.id}: an error above {MAX_ERROR:,} bytes")
-        counters = job.service.counters
-        if job.state is not JobState.RUNNING:
-            counters.cancelled += 1
-        else:
-            if error.code == Code.DEADLINE_EXCEEDED.value:
-                counters.expired += 1
-            else:
-                counters.failed += 1
-            error.id = job.client_id
-            job.client.link.put(error, weight(error))
-        self._settle(job, JobInput.FAIL, now)
-
-    def _on_reject(self, session: Session, command: c.Reject, now: float) -> None:
-        job = session.held.get(command.id)
-        if job is None:
-            self.late_replies += 1
-        elif job.partials:
-            raise ProtocolError(f"request {command.id} was rejected after a partial reply")
-        else:
-            self._rejected(job, now)
-
-    def _on_worker_heartbeat(self, session: Session, heartbeat: c.Heartbeat, now: float) -> None:
-        for held in heartbeat.held:
-            job = session.held.get(held.id)
-            if job is not None and job.state is JobState.RUNNING:
-                job.client.link.put(c.Heartbeat([c.Held(job.client_id)]))
-
-    def _on_slots(self, session: Session, command: c.Slots, now: float) -> None:
-        """A worker changes a lease, or offers a service that it did not before."""
-        if session.draining:
-            return
-        offer = session.offers.get(command.service)
-        if offer is None:
-            if not 0 < len(command.service.encode()) <= self.settings.max_service_name:
-                raise ProtocolError("an offer of a service whose name is empty or too long")
-            if len(session.offers) >= self.settings.client_queue:
-                raise ProtocolError("too many services")
-            service = self._service(command.service)
-            offer = session.offers[command.service] = Offer(session, service)
-            service.add_offer(offer)
-            self._timers.cancel(service)
-        else:
-            session.link.put(command)
-        offer.lease = command.slots
-        if not session.choked:
-            offer.service.set_slots(offer, command.slots)
-        self._feed(offer, now)
-
-    def _on_drain(self, session: Session, command: c.Drain, now: float) -> None:
-        session.draining = True
-        self._remove_offers(session, now, lost=False)
-        session.link.put(c.Drained())
-
-    # ---- from both
+    # ---- from clients and workers
 
     def _on_goodbye(self, session: Session, command: c.Goodbye, now: float) -> None:
         self._end_session(session, now)
@@ -495,25 +256,10 @@ class BrokerMachine(Dispatcher):
 
 
 #: What each command does, by who sends it: anything else from a greeted peer is a breach of the protocol.
-_BOTH: dict[type[c.Command], Any] = {
+_BOTH: Final[dict[type[c.Command], Any]] = {
     c.Batch: BrokerMachine._ignore,
     c.Hello: BrokerMachine._on_hello,
     c.Goodbye: BrokerMachine._on_goodbye,
 }
-CLIENT: dict[type[c.Command], Any] = {
-    **_BOTH,
-    c.Request: BrokerMachine._on_request,
-    c.Cancel: BrokerMachine._on_cancel,
-    c.Credit: BrokerMachine._on_credit,
-    c.Heartbeat: BrokerMachine._on_client_heartbeat,
-}
-WORKER: dict[type[c.Command], Any] = {
-    **_BOTH,
-    c.Partial: BrokerMachine._on_partial,
-    c.Final: BrokerMachine._on_final,
-    c.Error: BrokerMachine._on_error,
-    c.Reject: BrokerMachine._on_reject,
-    c.Heartbeat: BrokerMachine._on_worker_heartbeat,
-    c.Slots: BrokerMachine._on_slots,
-    c.Drain: BrokerMachine._on_drain,
-}
+CLIENT: Final = _BOTH | CLIENT_COMMANDS
+WORKER: Final = _BOTH | WORKER_COMMANDS

@@ -32,6 +32,11 @@ class Counters:
     #: Requests beside these, which joined the execution of another one with the same key.
     joined: int = 0
 
+    def add(self, other: Counters) -> None:
+        """Add another service's counters to these."""
+        for field in attrs.fields(Counters):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
 
 class Offer:
     """A worker's offer of one service: so many slots, so many of them taken."""

@@ -79,6 +79,7 @@ class Call:
         "timeout",
         "unread",
         "uplink",
+        "waited_for",
         "waiter",
     )
 
@@ -121,6 +122,8 @@ class Call:
         self.low = 0
         #: Bytes in the inbox.
         self.unread = 0
+        #: The caller waits for it now.
+        self.waited_for = False
         self.waiter: Any = None
 
     def __repr__(self) -> str:

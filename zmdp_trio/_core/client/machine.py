@@ -13,8 +13,8 @@ from ..._errors import (
     InvalidArgument,
     MessageTooLarge,
     ProtocolError,
+    RequestCancelled,
     RequestError,
-    Unavailable,
     error_from_wire,
 )
 from ..._settings import Settings
@@ -74,6 +74,7 @@ class ClientMachine(Dialler):
 
     def wait(self, call: Call, *, now: float) -> None:
         """The caller waits from now on: silence counts, and its deadline is looked at again in time."""
+        call.waited_for = True
         if call.state is CallState.WAITING:
             return
         call.heard = now
@@ -81,6 +82,7 @@ class ClientMachine(Dialler):
 
     def unwait(self, call: Call) -> None:
         """The caller does something else: silence doesn't count."""
+        call.waited_for = False
         if call.state is CallState.SENT:
             if call.enforced < math.inf:
                 self._timers.set(call, call.enforced)
@@ -354,7 +356,7 @@ class ClientMachine(Dialler):
             return
         self._send(call, uplink, now)
         call.heard = now
-        if call.waiter is not None:
+        if call.waited_for:
             self._set_timer(call, now)
 
     # ---- the end
@@ -368,7 +370,7 @@ class ClientMachine(Dialler):
     def _forget(self, call: Call) -> None:
         if call.state is not CallState.ENDED:
             if call.outcome is None:
-                call.outcome = Unavailable("the request was left", service=call.request.service)
+                call.outcome = RequestCancelled("the request was left", service=call.request.service)
             self._retire(call)
         self._budget += 0 if call.discards else call.unread
         call.unread = 0

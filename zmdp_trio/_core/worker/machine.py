@@ -51,7 +51,7 @@ class WorkerMachine(Dialler):
         self.draining = False
         #: A WELCOME has come: the services can be called.
         self.welcomed = False
-        self.received = self.replied = self.failed = self.cancelled = self.rejected = 0
+        self.received = self.replied = self.failed = self.cancelled = self.expired = self.rejected = 0
 
     # ---- for the shell
 
@@ -96,7 +96,9 @@ class WorkerMachine(Dialler):
         if len(details) > MAX_ERROR_DETAILS:
             details = b""
             message += " (details left out: too large)"
-        if execution.active:
+        if execution.active and code is Code.DEADLINE_EXCEEDED:
+            self.expired += 1
+        elif execution.active:
             self.failed += 1
         else:
             self.cancelled += 1
@@ -301,6 +303,7 @@ class WorkerMachine(Dialler):
             "replied": self.replied,
             "failed": self.failed,
             "cancelled": self.cancelled,
+            "expired": self.expired,
             "rejected": self.rejected,
             "running": self.running - cancelling,
             "cancelling": cancelling,

@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from errno import EADDRINUSE, EEXIST
+from errno import EADDRINUSE, ECONNREFUSED, EEXIST, ENOENT
 from typing import Final
 
 import zmq
@@ -135,5 +135,5 @@ def _check_path(endpoint: str) -> None:
         raise OSError(EEXIST, os.strerror(EEXIST))
     with sockets.socket(sockets.AF_UNIX) as probe:
         probe.setblocking(False)
-        if probe.connect_ex(path) == 0:
+        if probe.connect_ex(path) not in (ECONNREFUSED, ENOENT):
             raise OSError(EADDRINUSE, os.strerror(EADDRINUSE))

@@ -46,18 +46,16 @@ class RouterPort(ZmqPort):
 
     @trio.lowlevel.enable_ki_protection
     def receive(self) -> Sequence[Received]:
-        if self._refused:
-            self._note_signal()
         received: list[Received] = []
+        if self._monitor.news:
+            self._read_monitor()  # before EVENTS: then nothing that came before a loss is overlooked
         get = self._get
-        # EVENTS cost a system call and an empty recv() an exception, as much as two of them: so one of them is asked
-        # as long as there seems to be a message or two, and the other ends a long row.
+        # EVENTS cost a system call, an empty recv() an exception, which is as much as two of them.  So EVENTS are
+        # asked while there may be one message or two, and only a longer row is read to its bitter end.
         if get(EVENTS) & POLLIN:
             self._take(received)
             if get(EVENTS) & POLLIN:
                 self._take_batch(received)
-        if self._monitor.news:
-            self._read_monitor()
         if self._ended and not received:
             received.extend((peer, _ENDED) for peer in self._ended)
             self._ended.clear()
@@ -154,8 +152,6 @@ class RouterPort(ZmqPort):
             raise ValueError("a message has at least one frame")
         if peer not in self._peers:
             raise PeerGone(f"no peer {peer.hex()!r}")
-        if self._refused:
-            self._note_signal()
         send = self._send
         try:
             send(peer, DONTWAIT_MORE)
@@ -172,11 +168,6 @@ class RouterPort(ZmqPort):
         frame = frames[-1]
         send(frame, DONTWAIT, len(frame) < LENT or type(frame) is not bytes)
         return True
-
-    def _note_signal(self) -> None:
-        """See to it that a signal which libzmq is about to take back is not lost on who was refused."""
-        if self._poll.poll(0):
-            self._again = True
 
     def _refuse(self) -> None:
         if not self._refused:

@@ -11,13 +11,15 @@ from typing import IO, Final
 
 import trio
 
-from .._failures import Failure
+from .._failures import Failure, explain
 
 #: What starts the worker; its arguments follow.
 WORKER_COMMAND: Final = (sys.executable, "-m", "zmdp_trio.cli.demo._worker")
 
-#: Seconds in which the worker must be ready, and seconds in which it must have ended by itself.
+#: Seconds in which the worker must be ready, and in which it must have ended by itself.
 _START, _END = 30.0, 4.0
+#: Seconds in which the end of a worker that was lost becomes known.
+_REAP = 0.5
 
 
 @asynccontextmanager
@@ -33,7 +35,11 @@ async def open_worker_process(command: Sequence[str]) -> AsyncIterator[trio.Proc
             await _ready(process, words)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_must_live, process, words)
-                yield process
+                try:
+                    yield process
+                except Exception as error:
+                    await _blame(error, process, words)
+                    raise
                 nursery.cancel_scope.cancel()
         finally:
             await _end(process)
@@ -66,6 +72,14 @@ async def _ready(process: trio.Process, words: IO[bytes]) -> None:
 async def _must_live(process: trio.Process, words: IO[bytes]) -> None:
     await process.wait()
     raise Failure(f"the worker process ended too early: {_status(process)}{_last(words)}")
+
+
+async def _blame(error: Exception, process: trio.Process, words: IO[bytes]) -> None:
+    """Give the better reason where requests failed because the worker died: they may tell of it first."""
+    failure = explain(error)
+    if failure is not None and failure.code == "UNAVAILABLE":
+        with trio.move_on_after(_REAP):
+            await _must_live(process, words)
 
 
 async def _end(process: trio.Process) -> None:

@@ -1,0 +1,202 @@
+"""Credit: streams never stall, never overrun their budget, and give back all of it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage import FakeBroker, Stage, start, started
+
+from zmdp_trio._core.client import Call, ClientMachine
+from zmdp_trio._core.client.machine import SHARE
+from zmdp_trio._settings import MIB
+from zmdp_trio._wire import commands as c
+
+SMALL = {"credit_messages": 4, "credit_bytes": 1000, "connection_credit": 8000}
+
+
+def budget(client: ClientMachine, calls: list[Call]) -> int:
+    """What is left, what was granted, and what is unread: together always the whole."""
+    return client._budget + sum(max(call.granted, 0) + call.unread for call in calls)
+
+
+class Source:
+    """A worker's end of some streams, which sends what it may as soon as it may."""
+
+    def __init__(self, broker: FakeBroker, sizes: dict[int, list[int]]) -> None:
+        self.broker = broker
+        self.sizes = {id: list(row) for id, row in sizes.items()}
+        self.messages: dict[int, int] = {}
+        self.bytes: dict[int, int] = {}
+        self.ended: set[int] = set()
+
+    def hear(self) -> None:
+        for command in self.broker.take((c.Request, c.Credit)):
+            if isinstance(command, c.Request):
+                self.messages[command.id] = self.bytes[command.id] = 0
+            assert command.messages >= 0
+            assert command.bytes >= 0
+            self.messages[command.id] += command.messages
+            self.bytes[command.id] += command.bytes
+
+    def send_one(self, id: int) -> bool:
+        """Send what is next of a stream, if it may be sent."""
+        if id in self.ended:
+            return False
+        if not self.sizes[id]:
+            self.broker.send(c.Final(id, 0, b""))
+            self.ended.add(id)
+            return True
+        if self.messages[id] <= 0 or self.bytes[id] <= 0:
+            return False
+        size = self.sizes[id].pop(0)
+        self.messages[id] -= 1
+        self.bytes[id] -= size
+        self.broker.send(c.Partial(id, 0, bytes(size)))
+        return True
+
+
+SIZES = st.lists(st.sampled_from([0, 1, 10, 400, 999, 1000, 1001, 5_000, 20_000]), max_size=30)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    rows=st.lists(st.tuples(SIZES, st.booleans(), st.integers(0, 40)), min_size=1, max_size=12),
+    seed=st.integers(0, 2**32),
+)
+def test_streams_that_share_a_budget_never_stall_and_give_it_back(
+    rows: list[tuple[list[int], bool, int]], seed: int
+) -> None:
+    order = random.Random(seed)
+    broker = FakeBroker()
+    stage = Stage(fake=broker, **SMALL)
+    client = stage.client_machine()
+    stage.connect(client)
+    calls = [start(client, discards=discards) for _, discards, _ in rows]
+    stage.flush()
+    source = Source(broker, {call.id: sizes for call, (sizes, _, _) in zip(calls, rows, strict=True)})
+    #: Some readers leave when they have seen enough.
+    patience = {call: left for call, (_, _, left) in zip(calls, rows, strict=True)}
+    streams = [call for call in calls if not call.discards]
+    taken = dict.fromkeys(calls, 0)
+    while True:
+        source.hear()
+        sendable = [call for call in calls if call.id not in source.ended]
+        readable = [call for call in calls if call.inbox]
+        if not sendable and not readable:
+            break
+        moved = False
+        for call in order.sample(sendable, len(sendable)):
+            for _ in range(order.randint(1, 4)):
+                moved |= source.send_one(call.id)
+        stage.flush()
+        for call in order.sample(readable, order.randint(0, len(readable))):
+            client.take(call)
+            taken[call] += 1
+            moved = True
+            if taken[call] > patience[call]:
+                client.cancel(call)
+                source.ended.add(call.id)
+        assert moved or readable, "stalled"
+        assert budget(client, streams) == SMALL["connection_credit"]
+        stage.flush()
+    for call, (sizes, discards, left) in zip(calls, rows, strict=True):
+        if not discards and len(sizes) <= left:
+            assert taken[call] == len(sizes), "every partial reply was read"
+    assert client._budget == SMALL["connection_credit"]
+    assert client.calls() == []
+    assert client.protocol_errors == 0
+
+
+def test_a_stream_is_granted_a_share_of_what_is_left() -> None:
+    broker = FakeBroker()
+    stage = Stage(fake=broker)
+    client = stage.client_machine()
+    stage.connect(client)
+    grants = []
+    for _ in range(100):
+        start(client)
+        stage.flush()
+        [request] = broker.take()
+        grants.append(request.bytes)
+    assert grants[0] == MIB
+    assert grants == sorted(grants, reverse=True)
+    assert sum(grants) < 16 * MIB
+    assert grants[-1] == pytest.approx(client._budget / SHARE, rel=0.1)
+
+
+def test_even_when_the_budget_is_used_up_one_message_gets_through() -> None:
+    broker = FakeBroker()
+    stage = Stage(fake=broker, connection_credit=100, credit_bytes=100)
+    client = stage.client_machine()
+    stage.connect(client)
+    hog, other = start(client), start(client)
+    stage.flush()
+    broker.send(c.Partial(1, 0, bytes(10_000)))
+    stage.flush()
+    assert client._budget < 0
+    third = start(client)
+    stage.flush()
+    assert [request.bytes for request in broker.take(c.Request)][-1] == 1
+    for call in (hog, other, third):
+        client.cancel(call)
+    assert client._budget == 100
+
+
+def test_a_reader_that_pauses_is_granted_no_more() -> None:
+    broker = FakeBroker()
+    stage = Stage(fake=broker)
+    client = stage.client_machine()
+    stage.connect(client)
+    call = start(client)
+    for _ in range(64):
+        broker.send(c.Partial(1, 0, b"x"))
+    stage.flush()
+    assert broker.take(c.Credit) == []
+    for _ in range(32):
+        client.take(call)
+    stage.flush()
+    [credit] = broker.take(c.Credit)
+    assert credit.messages == 32
+
+
+def test_a_call_that_discards_its_replies_is_granted_more_at_once_and_takes_no_budget() -> None:
+    broker = FakeBroker()
+    stage = Stage(fake=broker)
+    client = stage.client_machine()
+    stage.connect(client)
+    call = start(client, discards=True)
+    for _ in range(1000):
+        broker.send(c.Partial(1, 0, bytes(100)))
+    stage.flush()
+    assert client._budget == 16 * MIB
+    assert not call.inbox
+    assert sum(credit.messages for credit in broker.take(c.Credit)) >= 1000 - 64
+    assert call.partials == 1000
+
+
+def test_three_machines_pass_a_long_stream_on_within_their_credit() -> None:
+    stage = Stage(credit_messages=3, credit_bytes=500, connection_credit=4000)
+    worker, client = stage.worker_machine({"count": 1}), stage.client_machine()
+    stage.connect(worker)
+    stage.connect(client)
+    call = start(client, c.Request(0, "count", 0, b"", 0, 0))
+    stage.flush()
+    [execution] = started(worker)
+    sent = read = 0
+    while read < 500:
+        while execution.has_credit and sent < 500:
+            worker.partial(execution, 0, bytes((sent * 37) % 700))
+            sent += 1
+        stage.flush()
+        assert call.inbox, "stalled"
+        while call.inbox:
+            assert len(client.take(call).body) == (read * 37) % 700
+            read += 1
+        stage.flush()
+    worker.finish(execution, 0, b"done")
+    stage.flush()
+    assert call.outcome == c.Final(call.id, 0, b"done")
+    assert client._budget == 4000

@@ -1,0 +1,147 @@
+"""What the commands of workers do."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..._errors import Code, ProtocolError, RequestError
+from ..._wire import commands as c
+from ..link import weight
+from .dispatcher import Dispatcher
+from .job import Job, JobInput, JobState
+from .keys import KeyedClient
+from .service import Offer
+from .session import Session
+
+#: Bytes of an error's text and details that a worker may send.
+MAX_ERROR: Final = 128 * 2**10
+
+
+class WorkerCommands(Dispatcher):
+    """The broker's side of its workers: replies, leases, and draining."""
+
+    def _on_partial(self, session: Session, partial: c.Partial, now: float) -> None:
+        job = session.held.get(partial.id)
+        if job is None:
+            self.late_replies += 1
+            return
+        size = len(partial.body)  # type: ignore[arg-type]
+        if job.messages <= 0 or job.bytes <= 0 or size > self.settings.max_message:
+            raise ProtocolError(f"request {partial.id}: a partial reply without credit, or too large")
+        job.messages -= 1
+        job.bytes -= size
+        job.partials += 1
+        if job.state is JobState.RUNNING:
+            if size > job.client.limits.message:
+                self._tell(job, self._unwelcome(job.client, size))
+                self._leave(job, now)
+                return
+            job.request = None
+            partial.id = job.client_id
+            link = job.client.link
+            link.put(partial, size)
+            if link.outbox_bytes > self.settings.outbox:
+                self._drop(job.owner, "it does not read what it asked for", now)
+
+    def _unwelcome(self, client: Session | KeyedClient, size: int) -> RequestError:
+        return RequestError(f"a reply of {size:,} bytes, the caller takes {client.limits.message:,}")
+
+    def _on_final(self, session: Session, final: c.Final, now: float) -> None:
+        job = session.held.get(final.id)
+        if job is None:
+            self.late_replies += 1
+            return
+        if job.state is JobState.RUNNING:
+            self._reply(job, final)
+        else:
+            job.service.counters.cancelled += 1
+        self._settle(job, JobInput.REPLY, now)
+
+    def _reply(self, job: Job, final: c.Final) -> None:
+        size = len(final.body)  # type: ignore[arg-type]
+        link = job.client.link
+        if size > self.settings.max_message:
+            raise ProtocolError(f"request {final.id}: a reply of {size:,} bytes")
+        if size and link.outbox_bytes + size > self.settings.outbox:
+            job.service.counters.failed += 1
+            self._tell(job, self._overloaded("the reply was dropped: the caller does not read"))
+            return
+        if size > job.client.limits.message:
+            job.service.counters.failed += 1
+            self._tell(job, self._unwelcome(job.client, size))
+            return
+        job.service.counters.replied += 1
+        final.id = job.client_id
+        link.put(final, size)
+
+    def _on_error(self, session: Session, error: c.Error, now: float) -> None:
+        job = session.held.get(error.id)
+        if job is None:
+            self.late_replies += 1
+            return
+        if len(error.code) + len(error.reason) + len(error.message) + len(error.details) > MAX_ERROR:
+            raise ProtocolError(f"request {error.id}: an error above {MAX_ERROR:,} bytes")
+        counters = job.service.counters
+        if job.state is not JobState.RUNNING:
+            counters.cancelled += 1
+        else:
+            if error.code == Code.DEADLINE_EXCEEDED.value:
+                counters.expired += 1
+            else:
+                counters.failed += 1
+            error.id = job.client_id
+            job.client.link.put(error, weight(error))
+        self._settle(job, JobInput.FAIL, now)
+
+    def _on_reject(self, session: Session, command: c.Reject, now: float) -> None:
+        job = session.held.get(command.id)
+        if job is None:
+            self.late_replies += 1
+        elif job.partials:
+            raise ProtocolError(f"request {command.id} was rejected after a partial reply")
+        else:
+            self._rejected(job, now)
+
+    def _on_worker_heartbeat(self, session: Session, heartbeat: c.Heartbeat, now: float) -> None:
+        for held in heartbeat.held:
+            job = session.held.get(held.id)
+            if job is not None and job.state is JobState.RUNNING:
+                job.client.link.put(c.Heartbeat([c.Held(job.client_id)]))
+
+    def _on_slots(self, session: Session, command: c.Slots, now: float) -> None:
+        """A worker changes a lease, or offers a service that it did not before."""
+        if session.draining:
+            return
+        offer = session.offers.get(command.service)
+        if offer is None:
+            if not 0 < len(command.service.encode()) <= self.settings.max_service_name:
+                raise ProtocolError("an offer of a service whose name is empty or too long")
+            if len(session.offers) >= self.settings.client_queue:
+                raise ProtocolError("too many services")
+            service = self._service(command.service)
+            offer = session.offers[command.service] = Offer(session, service)
+            service.add_offer(offer)
+            self._timers.cancel(service)
+        else:
+            session.link.put(command)
+        offer.lease = command.slots
+        if not session.choked:
+            offer.service.set_slots(offer, command.slots)
+        self._feed(offer, now)
+
+    def _on_drain(self, session: Session, command: c.Drain, now: float) -> None:
+        session.draining = True
+        self._remove_offers(session, now, lost=False)
+        session.link.put(c.Drained())
+
+
+#: What a worker may send, and what it does.
+WORKER_COMMANDS: Final[dict[type[c.Command], Any]] = {
+    c.Partial: WorkerCommands._on_partial,
+    c.Final: WorkerCommands._on_final,
+    c.Error: WorkerCommands._on_error,
+    c.Reject: WorkerCommands._on_reject,
+    c.Heartbeat: WorkerCommands._on_worker_heartbeat,
+    c.Slots: WorkerCommands._on_slots,
+    c.Drain: WorkerCommands._on_drain,
+}
