@@ -129,9 +129,7 @@ def test_a_code_s_value_is_its_name_on_the_wire(code: Code) -> None:
     assert error_from_wire(code.value, "", "m", None, None).code is code
 
 
-@pytest.mark.parametrize(
-    "cls", [param for param in CLASSES if issubclass(param.values[0], RequestError)]
-)
+@pytest.mark.parametrize("cls", [param for param in CLASSES if issubclass(param.values[0], RequestError)])
 def test_every_error_comes_back_from_the_wire_as_itself(cls: type[RequestError]) -> None:
     error = error_from_wire(cls.default_code.value, cls.reason, "why", {"a": 1}, "echo")
     assert type(error) is cls

@@ -1,10 +1,10 @@
 """A stage for the machines: function calls join them in place of a network, and time is a number.
 
-    stage = Stage()                                 # a broker's machine at "broker"
-    worker = stage.worker("echo")                   # a peer that does as the test says
-    client = stage.client()
-    client.send(ask(1, "echo"))
-    [request] = worker.take()
+stage = Stage()                                 # a broker's machine at "broker"
+worker = stage.worker("echo")                   # a peer that does as the test says
+client = stage.client()
+client.send(ask(1, "echo"))
+[request] = worker.take()
 """
 
 from __future__ import annotations
@@ -93,6 +93,13 @@ class Speaker:
         self._stage.brokers[BROKER].receive(
             self.peer, zmdp1.encode(c.Batch(0, received), commands), now=self._stage.now
         )
+        self._stage.flush()
+
+    def shout(self, *commands: c.Command) -> None:
+        """Send a batch of commands, whatever of those before was acknowledged."""
+        self.link.sent += 1
+        frames = zmdp1.encode(c.Batch(self.link.sent, 0), commands)
+        self._stage.brokers[BROKER].receive(self.peer, frames, now=self._stage.now)
         self._stage.flush()
 
     def send(self, *commands: c.Command) -> None:

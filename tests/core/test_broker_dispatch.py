@@ -12,6 +12,7 @@ from stage import EPOCH, Stage, ask, check_counters, hello
 from zmdp_trio._core.broker import JobState
 from zmdp_trio._settings import MIB
 from zmdp_trio._wire import commands as c
+from zmdp_trio._wire import zmdp1
 
 
 def errors(speaker: Any) -> list[tuple[int, str, str]]:
@@ -52,9 +53,7 @@ def test_a_request_goes_to_the_worker_and_the_replies_come_back() -> None:
     worker, client = stage.worker("echo"), stage.client("anna")
     client.send(ask(7, "echo", b"hello", left=9.0, timeout=3.0, headers={"a": "b"}, retry=2))
     [request] = worker.take()
-    assert request == ask(
-        request.id, "echo", b"hello", left=9.0, timeout=3.0, headers={"a": "b"}, retry=2, peer="anna"
-    )
+    assert request == ask(request.id, "echo", b"hello", left=9.0, timeout=3.0, headers={"a": "b"}, retry=2, peer="anna")
     assert stage.held() == {"echo": (0, 1, 0)}
     worker.send(c.Partial(request.id, 1, b"part"), final(request))
     assert client.take() == [c.Partial(7, 1, b"part"), c.Final(7, 0, b"!")]
@@ -833,12 +832,14 @@ def test_a_final_reply_for_a_client_that_does_not_read_is_dropped_and_it_is_told
 def test_a_client_that_asks_and_asks_and_never_reads_is_cut_off() -> None:
     stage = Stage(outbox=10_000)
     client = stage.client()
-    client.deliver = lambda frames: None  # type: ignore[method-assign]
+    unread: list[Any] = []
+    client.deliver = unread.append  # type: ignore[method-assign]
     for id in range(2000):
-        client.say_uncounted(ask(id, ""))
+        client.shout(ask(id, ""))
         if not stage.broker.sessions():
             break
     assert stage.broker.sessions() == []
+    assert zmdp1.decode(unread[-1])[0][1] == c.Goodbye("it does not read what it asked for", refused=True)
 
 
 # ---- the drain
@@ -1108,3 +1109,46 @@ def test_a_worker_s_greeting_may_offer_nothing() -> None:
     assert [session.is_worker for session in stage.broker.sessions()] == [True]
     assert worker.welcome.epoch == EPOCH
     assert hello("x").offers is None
+
+
+def test_a_key_that_was_used_with_another_payload_is_refused_and_leaves_nothing_behind() -> None:
+    stage = Stage()
+    worker, client = stage.worker("echo"), stage.client()
+    client.send(ask(1, key="k", body=b"one"))
+    [request] = worker.take()
+    client.send(ask(2, key="k", body=b"two"))
+    assert errors(client) == [(2, *INVALID)]
+    check_counters(stage.broker)
+    worker.send(final(request), c.Drain())
+    assert stage.services() == []
+    client.send(ask(3, key="k", body=b"two"), ask(4, key="k", body=b"one"))
+    assert [type(command) for command in client.take()] == [c.Final, c.Error, c.Final]
+    assert stage.services() == []
+    check_counters(stage.broker)
+
+
+def test_a_client_that_would_drown_a_worker_in_words_is_dropped_and_not_the_worker() -> None:
+    stage = Stage(outbox=5_000)
+    worker, client = stage.worker("echo"), stage.client()
+    client.send(ask(1))
+    [request] = worker.take()
+    worker.deliver = lambda frames: None  # type: ignore[method-assign]
+    for _ in range(1000):
+        client.shout(c.Credit(1, 1, 1), c.Heartbeat([c.Held(1, 1.0)]))
+        if client.dropped:
+            break
+    assert client.goodbye == c.Goodbye("it sends more than a worker can read", refused=True)
+    assert [session.name for session in stage.broker.sessions()] == ["worker"]
+    assert stage.held() == {"echo": (0, 0, 1)}
+    assert request.id in stage.broker.sessions()[0].held
+
+
+def test_what_became_of_requests_for_forgotten_services_is_still_counted() -> None:
+    stage = Stage()
+    client = stage.client()
+    client.send(ask(1, "nobody's"), ask(2, "nothing"), c.Cancel(2))
+    stage.advance(1.0)
+    assert stage.services() == []
+    forgotten = stage.broker.forgotten
+    assert (forgotten.received, forgotten.refused, forgotten.cancelled) == (2, 1, 1)
+    check_counters(stage.broker)

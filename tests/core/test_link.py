@@ -484,3 +484,11 @@ def test_what_a_command_weighs(command: c.Command, expected: int) -> None:
 def test_headers_count_in_bytes() -> None:
     assert headers_size({}) == 0
     assert headers_size({"\N{EURO SIGN}": "ab", "c": ""}) == 6
+
+
+@pytest.mark.parametrize("command", [c.Cancel(1), c.Partial(1, 0, b""), c.Heartbeat()], ids=repr)
+def test_only_greetings_and_farewells_come_outside_of_the_numbering(command: c.Command) -> None:
+    """Any other could be said twice, and would be done twice."""
+    here, _ = pair()
+    with pytest.raises(ProtocolError, match="numbered"):
+        here.link.receive(zmdp1.encode(c.Batch(0, 0), [command]))
