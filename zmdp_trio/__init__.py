@@ -12,7 +12,6 @@ from ._broker import open_broker as open_broker
 from ._broker import serve_broker as serve_broker
 from ._client import Client as Client
 from ._client import ClientStatistics as ClientStatistics
-from ._client import ReplyStream as ReplyStream
 from ._client import open_client as open_client
 from ._errors import BrokerLost as BrokerLost
 from ._errors import Code as Code
@@ -34,6 +33,7 @@ from ._service import Final as Final
 from ._service import Service as Service
 from ._service import service as service
 from ._settings import Settings as Settings
+from ._stream import ReplyStream as ReplyStream
 from ._transport import EndpointError as EndpointError
 from ._worker import Worker as Worker
 from ._worker import WorkerStatistics as WorkerStatistics

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 if TYPE_CHECKING:
-    from ._client import Client, ReplyStream
+    from ._client import Client
     from ._core.worker import Execution
+    from ._stream import ReplyStream
 
 #: Headers that go along with every request that a handler makes in turn (W3C Trace Context and Baggage).
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")

@@ -433,3 +433,13 @@ def test_two_real_brokers_never_fill_one_slot_twice() -> None:
         running += started(worker)
     assert done == 20
     assert all(call.outcome is not None for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("code", "counter"), [(Code.INTERNAL, "failed"), (Code.NOT_FOUND, "failed"), (Code.DEADLINE_EXCEEDED, "expired")]
+)
+def test_what_an_error_counts_as(code: Code, counter: str) -> None:
+    stage, broker, worker = play()
+    [execution] = run(stage, broker, worker, ask(5))
+    worker.fail(execution, code, "why")
+    assert check_counters(worker)[counter] == 1

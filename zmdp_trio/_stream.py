@@ -1,0 +1,161 @@
+"""One request's replies, as its caller reads them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+
+from . import _payload
+from ._core.client import Call, CallState
+from ._engine import Pace, clock
+from ._errors import RequestError
+from ._wire.commands import Partial
+
+if TYPE_CHECKING:
+    from ._client import Client
+
+
+class ReplyStream:
+    """A request's partial replies, and then its final one.
+
+    Iterate over it, best inside `async with`; then `final` is the final reply.  One task may use it at a time.
+    """
+
+    def __init__(self, client: Client, call: Call) -> None:
+        self._client = client
+        self._call = call
+        self._pace = Pace()
+        self._raised = False
+
+    def __repr__(self) -> str:
+        return f"<ReplyStream of {self._call.request.service!r} {self._call.state.name.lower()}>"
+
+    @property
+    def service(self) -> str:
+        """The service that was asked."""
+        return self._call.request.service
+
+    @property
+    def final(self) -> Any:
+        """The final reply.
+
+        Raises:
+            RuntimeError: the stream has not ended.
+            RequestError: it ended with this error.
+        """
+        outcome = self._call.outcome
+        if outcome is None or self._call.inbox:
+            raise RuntimeError("the final reply has not come; iterate to the end first")
+        if isinstance(outcome, RequestError):
+            # One exception per raise: the calls of a client that is closed have one outcome in common.
+            raise copy.copy(outcome)
+        return _payload.decode_reply(outcome.content, outcome.body, self.service)
+
+    async def __aenter__(self) -> Self:
+        if self._call.state is CallState.NEW:
+            await self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next partial reply; a checkpoint whenever it waits, and else every so often."""
+        call = self._call
+        if call.inbox:
+            if self._pace.due:
+                # A reader that is slower than the handler never waits, so this is where its deadline is looked at.
+                self._look_at_deadline()
+                await self._pace.rest()
+            partial: Partial | None = self._take()
+        else:
+            if call.state is CallState.NEW:
+                await self._start()
+            partial = await self._next()
+        if partial is not None:
+            return _payload.decode_reply(partial.content, partial.body, call.request.service)
+        if isinstance(call.outcome, RequestError) and not self._raised:
+            self._raised = True
+            raise copy.copy(call.outcome)
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        """Leave: the handler is cancelled, and what came is forgotten.  Does nothing when the stream has ended."""
+        call = self._call
+        if call.state in (CallState.SENT, CallState.WAITING) or call.inbox:
+            self._client._cancel(call)
+
+    async def aclose(self) -> None:
+        """Leave, as `cancel` does, and let others run."""
+        self.cancel()
+        await trio.lowlevel.checkpoint()
+
+    def __del__(self) -> None:
+        # May run in any thread and at any moment: only note the call, and wake the engine.
+        if self._call.state in (CallState.SENT, CallState.WAITING) or self._call.inbox:
+            self._client._abandon(self._call)
+
+    # ---- how it works
+
+    async def _start(self) -> None:
+        """Send the request; the caller's deadline goes along."""
+        call, client = self._call, self._client
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if client._closed:
+            raise trio.ClosedResourceError("the client is closed")
+        if call.deadline_is_callers:
+            call.deadline = trio.current_effective_deadline()
+        client._machine.start(call, now=clock())
+        client._engine.wake()
+
+    async def _next(self) -> Partial | None:
+        """Wait for the next partial reply, or for the outcome: then None."""
+        call, machine = self._call, self._client._machine
+        if call.waiter is not None:
+            raise trio.BusyResourceError("another task reads this stream")
+        if call.inbox or call.outcome is not None:
+            await trio.lowlevel.checkpoint()
+            return self._take() if call.inbox else None
+        # Once, not after each wake-up: silence counts from here.
+        machine.wait(call, now=clock())
+        try:
+            while not call.inbox and call.outcome is None:
+                await self._park()
+                self._look_at_deadline()
+        finally:
+            machine.unwait(call)
+        return self._take() if call.inbox else None
+
+    def _take(self) -> Partial:
+        partial = self._client._machine.take(self._call)
+        self._client._engine.wake()
+        return partial
+
+    def _look_at_deadline(self) -> None:
+        """Tell the handler if the caller's deadline was moved."""
+        call = self._call
+        if call.deadline_is_callers and call.state is CallState.SENT:
+            deadline = trio.current_effective_deadline()
+            # Of a cancelled scope, which the caller is about to leave, Trio says -inf: that is no deadline.
+            if deadline not in (call.deadline, -math.inf):
+                self._client._machine.move_deadline(call, deadline, now=clock())
+                self._client._engine.wake()
+
+    async def _park(self) -> None:
+        call = self._call
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            call.waiter = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        call.waiter = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
