@@ -26,6 +26,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_nursery": (),
     "_payload": ("_errors", "_wire.commands"),
     "_client": SHELL,
+    "_stream": SHELL,
     "_broker": SHELL,
     "_worker": SHELL,
     "_service": SHELL,

@@ -162,6 +162,11 @@ class Engine(ABC):
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
+    def watch(self) -> None:
+        """Mind that the machine's deadline may have come nearer; a turn that is due anyway sees to that itself."""
+        if self._sleeper is not None and self._machine.deadline < self._scope.deadline:
+            self._scope.deadline = self._machine.deadline
+
     async def run(self) -> None:
         """Take turns until closed or cancelled."""
         with self._life:

@@ -127,6 +127,7 @@ class ReplyStream:
             return self._take() if call.inbox else None
         # Once, not after each wake-up: silence counts from here.
         machine.wait(call, now=clock())
+        self._client._engine.watch()
         try:
             while not call.inbox and call.outcome is None:
                 await self._park()
@@ -136,8 +137,10 @@ class ReplyStream:
         return self._take() if call.inbox else None
 
     def _take(self) -> Partial:
-        partial = self._client._machine.take(self._call)
-        self._client._engine.wake()
+        call = self._call
+        partial = self._client._machine.take(call)
+        if call.uplink is not None and call.uplink.link.scheduled:
+            self._client._engine.wake()
         return partial
 
     def _look_at_deadline(self) -> None:
