@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..._errors import Code, InvalidArgument
+from ..._errors import Code, InvalidArgument, Overloaded
 from ..._settings import Settings
 from ..._wire import commands as c
 
@@ -88,11 +88,12 @@ class KeyedClient:
         reader = self.reader
         if reader is not None:
             link = reader.session.link
-            partial.id = reader.id
-            link.put(partial, size)
-            if link.outbox_bytes > self._table.settings.outbox:
-                self.lose_reader()
-            return
+            if size > reader.session.limits.message or link.outbox_bytes > self._table.settings.outbox:
+                self._table.expel(reader)
+            else:
+                partial.id = reader.id
+                link.put(partial, size)
+                return
         job = self.job
         if job is not None and job.offer is not None:
             # Nobody reads: what was sent is as good as read.
@@ -170,6 +171,14 @@ class KeyTable:
         entry.reader = None
         self.drop(entry)
         return True
+
+    def expel(self, reader: Caller) -> None:
+        """End the request of a reader that can't be sent what came; those who joined it are not affected."""
+        del reader.session.requests[reader.id]
+        del reader.entry.callers[reader]
+        reader.entry.lose_reader()
+        message = "a partial reply was larger than the caller takes, or the caller does not read"
+        reader.session.link.put(c.Error(reader.id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message))
 
     def drop(self, entry: KeyedClient) -> None:
         """Forget an execution."""

@@ -87,7 +87,7 @@ class Service:
         self._levels: list[OrderedDict[Offer, None]] = [OrderedDict()]
         self._lowest = 0
         self._queues: OrderedDict[Session, OrderedDict[int, Job]] = OrderedDict()
-        #: Jobs that not every worker may have; they are looked through first, oldest first.
+        #: Jobs that not every worker may have, oldest first.
         self._choosy: OrderedDict[int, Job] = OrderedDict()
         #: How many of them each client has.
         self._choosy_of: Counter[Session] = Counter()
@@ -213,15 +213,15 @@ class Service:
         return len(self._queues.get(client, ())) + self._choosy_of[client]
 
     def next_job(self, offer: Offer) -> Job | None:
-        """Take the job that this worker gets next: clients take turns."""
-        for job in self._choosy.values():
-            if job.suits(offer):
-                self.dequeue(job)
-                return job
-        if not self._queues:
+        """Take the job that this worker gets next: clients take turns; a choosy job waits for none that is younger."""
+        client, queue = next(iter(self._queues.items()), (None, None))
+        job = next(iter(queue.values())) if queue else None
+        choosy = next((each for each in self._choosy.values() if each.suits(offer)), None)
+        if choosy is not None and (job is None or choosy.id < job.id):
+            self.dequeue(choosy)
+            return choosy
+        if job is None or client is None:
             return None
-        client, queue = next(iter(self._queues.items()))
-        job = next(iter(queue.values()))
         self.dequeue(job)
         if queue:
             self._queues.move_to_end(client)
