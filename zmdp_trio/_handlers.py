@@ -4,21 +4,107 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from . import _payload
+from ._engine import Engine, Pace
+from ._errors import MessageTooLarge
 from ._request import Request, SyncRequest
 from ._service import Final as FinalReply
 from ._service import Service, Shape
 
 if TYPE_CHECKING:
-    from ._worker import Run
+    from ._client import Client
+    from ._core.worker import Execution, WorkerMachine
 
 #: Seconds between two looks at the deadline while a thread waits for credit.
 LOOK: Final = 0.02
+
+
+class Run:
+    """One handler's run: what the request's context, the machine, and Trio meet in."""
+
+    __slots__ = ("_engine", "_machine", "_pace", "_parked", "client", "execution", "limiter", "outbox", "scope")
+
+    def __init__(
+        self,
+        execution: Execution,
+        machine: WorkerMachine,
+        engine: Engine,
+        client: Callable[[], Client],
+        limiter: trio.CapacityLimiter | None,
+    ) -> None:
+        self.execution = execution
+        #: Returns the client that handlers call further services with.
+        self.client = client
+        self.limiter = limiter
+        self.scope = trio.CancelScope(deadline=execution.deadline)
+        self.outbox: ThreadOutbox | None = None
+        self._machine = machine
+        self._engine = engine
+        #: Where the handler's tasks wait for credit: there may be several.
+        self._parked: trio.lowlevel.ParkingLot | None = None
+        self._pace = Pace()
+
+    async def send(self, value: Any) -> None:
+        """Send a partial reply, when there is credit.  A checkpoint only every so often: `yield` is a hot path."""
+        content, body = _payload.encode(value)
+        execution = self.execution
+        while not execution.has_credit:
+            if not execution.active:
+                await trio.lowlevel.checkpoint()
+                return
+            if self._parked is None:
+                self._parked = trio.lowlevel.ParkingLot()
+            await self._parked.park()
+        self.put(content, body)
+        if self._pace.due:
+            await self._pace.rest()
+
+    def put(self, content: int, body: bytes) -> None:
+        """Hand a partial reply to the machine, unless nobody wants it any more."""
+        if self.execution.active:
+            self._machine.partial(self.execution, content, body)
+            self._engine.wake()
+
+    def on_credit(self) -> None:
+        """There is credit again."""
+        if self._parked is not None:
+            self._parked.unpark_all()
+        if self.outbox is not None:
+            self.outbox.update()
+
+    def on_cancel(self) -> None:
+        """Nobody wants the replies any more."""
+        self.scope.cancel()
+        if self._parked is not None:
+            # Whoever waits for credit under a shield would wait for ever.
+            self._parked.unpark_all()
+        if self.outbox is not None:
+            self.outbox.update()
+
+    def send_from_thread(self, value: Any) -> None:
+        """Send a partial reply from a sync handler's thread."""
+        assert self.outbox is not None
+        self.outbox.send(value)
+
+    def check_size(self, size: int) -> None:
+        """Refuse a partial reply that the broker would not take.
+
+        Raises:
+            MessageTooLarge: it is one.
+        """
+        limit = self.execution.uplink.limits.message
+        if size > limit:
+            raise MessageTooLarge(f"a partial reply of {size:,} bytes, the limit is {limit:,}")
+
+    def heartbeat(self) -> None:
+        """Tell the caller that work goes on."""
+        self._machine.heartbeat(self.execution)
+        self._engine.wake()
 
 
 async def run_handler(service: Service[..., Any], payload: Any, run: Run) -> Any:

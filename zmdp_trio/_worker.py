@@ -16,9 +16,9 @@ from . import _payload
 from ._client import Client
 from ._core.uplink import Identity
 from ._core.worker import Execution, WorkerEvent, WorkerMachine
-from ._engine import DialEngine, Pace
-from ._errors import Code, InvalidArgument, MessageTooLarge, Reject, ServiceError
-from ._handlers import ThreadOutbox, run_handler
+from ._engine import DialEngine
+from ._errors import Code, InvalidArgument, Reject, ServiceError
+from ._handlers import Run, run_handler
 from ._nursery import open_plain_nursery
 from ._service import Service
 from ._settings import Overrides, Settings, settings_with
@@ -51,83 +51,6 @@ class WorkerStatistics:
     cancelling: int
     #: Messages and commands of brokers that were not to be expected.
     protocol_errors: int
-
-
-class Run:
-    """One handler's run: what the request's context, the machine, and Trio meet in."""
-
-    __slots__ = ("_pace", "_parked", "_worker", "execution", "limiter", "outbox", "scope")
-
-    def __init__(self, worker: Worker, execution: Execution, limiter: trio.CapacityLimiter | None) -> None:
-        self.execution = execution
-        self.limiter = limiter
-        self.scope = trio.CancelScope(deadline=execution.deadline)
-        self.outbox: ThreadOutbox | None = None
-        self._worker = worker
-        #: Where the handler's tasks wait for credit: there may be several.
-        self._parked: trio.lowlevel.ParkingLot | None = None
-        self._pace = Pace()
-
-    async def send(self, value: Any) -> None:
-        """Send a partial reply, when there is credit.  A checkpoint only every so often: `yield` is a hot path."""
-        content, body = _payload.encode(value)
-        execution = self.execution
-        while not execution.has_credit:
-            if not execution.active:
-                await trio.lowlevel.checkpoint()
-                return
-            if self._parked is None:
-                self._parked = trio.lowlevel.ParkingLot()
-            await self._parked.park()
-        self.put(content, body)
-        if self._pace.due:
-            await self._pace.rest()
-
-    def put(self, content: int, body: bytes) -> None:
-        """Hand a partial reply to the machine, unless nobody wants it any more."""
-        if self.execution.active:
-            self._worker._machine.partial(self.execution, content, body)
-            self._worker._engine.wake()
-
-    def on_credit(self) -> None:
-        """There is credit again."""
-        if self._parked is not None:
-            self._parked.unpark_all()
-        if self.outbox is not None:
-            self.outbox.update()
-
-    def on_cancel(self) -> None:
-        """Nobody wants the replies any more."""
-        self.scope.cancel()
-        if self._parked is not None:
-            # Whoever waits for credit under a shield would wait for ever.
-            self._parked.unpark_all()
-        if self.outbox is not None:
-            self.outbox.update()
-
-    def send_from_thread(self, value: Any) -> None:
-        """Send a partial reply from a sync handler's thread."""
-        assert self.outbox is not None
-        self.outbox.send(value)
-
-    def check_size(self, size: int) -> None:
-        """Refuse a partial reply that the broker would not take.
-
-        Raises:
-            MessageTooLarge: it is one.
-        """
-        limit = self.execution.uplink.limits.message
-        if size > limit:
-            raise MessageTooLarge(f"a partial reply of {size:,} bytes, the limit is {limit:,}")
-
-    def heartbeat(self) -> None:
-        """Tell the caller that work goes on."""
-        self._worker._machine.heartbeat(self.execution)
-        self._worker._engine.wake()
-
-    def client(self) -> Client:
-        """The client that handlers call further services with."""
-        return self._worker._client()
 
 
 class Worker:
@@ -194,7 +117,7 @@ class Worker:
         for event, execution in self._machine.take_events():
             if event is WorkerEvent.START:
                 limiter = self._limiters.get(execution.request.service)
-                execution.handler = Run(self, execution, limiter)
+                execution.handler = Run(execution, self._machine, self._engine, self._client, limiter)
                 self._handlers.start_soon(self._handle, execution.handler)
             elif event is WorkerEvent.CREDIT:
                 execution.handler.on_credit()
