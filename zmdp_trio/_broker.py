@@ -13,6 +13,7 @@ import trio
 
 from ._core.broker import BrokerMachine, Counters, Service
 from ._engine import BrokerEngine, transport_options
+from ._names import peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._transport import Port, listen
@@ -162,8 +163,8 @@ async def open_broker(
         EndpointError: an endpoint can't be bound.
     """
     all_settings = settings_with(settings, **overrides)
-    port = listen(*endpoints, options=transport_options(all_settings))
-    broker = Broker(port, name or f"broker-{secrets.token_hex(4)}", all_settings)
+    name = peer_name(name, "broker")
+    broker = Broker(listen(*endpoints, options=transport_options(all_settings)), name, all_settings)
     async with open_plain_nursery() as nursery:
         nursery.start_soon(broker._engine.run)
         try:

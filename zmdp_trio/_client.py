@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,6 +18,7 @@ from ._core.client import Call, ClientMachine
 from ._core.uplink import Identity
 from ._engine import DialEngine
 from ._errors import InvalidArgument, RequestCancelled
+from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._stream import ReplyStream
@@ -25,8 +27,15 @@ from ._wire.commands import Request
 #: How often a request may be allowed to run again, at most.
 MAX_RETRY: Final = 2**10
 
-#: Stands for "not given" where None means "none".
-_DEFAULT: Any = object()
+
+class _Default:
+    """Stands for "not given" where None means "none"."""
+
+    def __repr__(self) -> str:
+        return "<the setting>"
+
+
+_DEFAULT: Any = _Default()
 
 
 @attrs.frozen
@@ -56,7 +65,7 @@ class Client:
         self.name = name
         self.settings = settings
         self._machine = ClientMachine(Identity(secrets.token_bytes(16), name), settings)
-        self._engine = DialEngine(self._machine, self._act, settings)
+        self._engine = DialEngine(self._machine, self._act, settings, log_level=logging.INFO)
         for broker in brokers:
             self._machine.add(broker)
         self._token = trio.lowlevel.current_trio_token()
@@ -180,6 +189,9 @@ class Client:
         request.key = key
         request.worker = worker
         _check_arguments(request, deadline)
+        if request.timeout is not None:
+            # A whole number may be too large for the wire; a float is not.
+            request.timeout = float(min(request.timeout, 1e18))
         return Call(request, explicit_deadline=deadline, discards=discards)
 
     def _act(self) -> None:
@@ -225,11 +237,11 @@ def _check_arguments(request: Request, deadline: float | None) -> None:
     service, timeout, retry = request.service, request.timeout, request.retry
     if not isinstance(service, str) or not service:
         raise InvalidArgument(f"a service's name is a string of at least one character, not {service!r}")
-    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+    if timeout is not None and not (_is_number(timeout) and timeout >= 0):
         raise InvalidArgument(f"timeout must be seconds, 0 or more, or None, not {timeout!r}", service=service)
-    if deadline is not None and not (isinstance(deadline, int | float) and deadline == deadline):
+    if deadline is not None and not (_is_number(deadline) and deadline == deadline):
         raise InvalidArgument(f"deadline must be a time on Trio's clock, not {deadline!r}", service=service)
-    if not isinstance(retry, int) or not 0 <= retry <= MAX_RETRY:
+    if type(retry) is not int or not 0 <= retry <= MAX_RETRY:
         raise InvalidArgument(f"retry must be a whole number from 0 to {MAX_RETRY:,}, not {retry!r}", service=service)
     try:
         _check_strings(service=service, key=request.key or "", worker=request.worker or "")
@@ -239,9 +251,13 @@ def _check_arguments(request: Request, deadline: float | None) -> None:
         raise InvalidArgument(f"text that is no Unicode: {error}") from error
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check_strings(**strings: str) -> None:
     for name, value in strings.items():
-        if not isinstance(value, str):
+        if type(value) is not str:
             raise InvalidArgument(f"{name}: a string is wanted, not {value!r}")
         if not value.isascii():
             value.encode()
@@ -264,10 +280,8 @@ async def open_client(
     Raises:
         EndpointError: an endpoint is malformed.
     """
-    if not brokers:
-        raise TypeError("give the endpoint of at least one broker")
     all_settings = settings_with(settings, **overrides)
-    client = Client(tuple(dict.fromkeys(brokers)), name or f"client-{secrets.token_hex(4)}", all_settings)
+    client = Client(distinct(brokers), peer_name(name, "client"), all_settings)
     async with open_plain_nursery() as nursery:
         client._engine.open()
         nursery.start_soon(client._engine.run)

@@ -98,6 +98,8 @@ class Engine(ABC):
         self._act = act
         self._blocked: list[Link] = []
         self._sleeper: trio.lowlevel.Task | None = None
+        #: Somebody called `wake` while nobody slept.
+        self._woken = False
         self._life = trio.CancelScope()
         self._closed = False
         self._scope = trio.CancelScope()
@@ -118,15 +120,17 @@ class Engine(ABC):
         """Do all there is to do now, and return."""
         if self._closed:
             return
+        self._woken = False
         now = trio.current_time()
         machine = self._machine
         self._offer_again()
         for _ in range(ROUNDS):
-            received = self._receive(now)
+            busy = self._receive(now)
             if now >= machine.deadline:
                 machine.handle_timer(now=now)
+                busy = True
             self._act()
-            if not self._flush(now) and not received:
+            if not self._flush(now) and not busy:
                 break
         else:
             self.wake()
@@ -144,7 +148,6 @@ class Engine(ABC):
         for link in self._machine.take_dirty():
             link.scheduled = False
             while link.peer is not None and (frames := link.next_batch()) is not None:
-                sent = True
                 try:
                     taken = self._send(link, frames)
                 except PeerGone:
@@ -154,11 +157,14 @@ class Engine(ABC):
                     self._blocked.append(link)
                     break
                 link.batch_sent()
+                sent = True
         return sent
 
     def wake(self) -> None:
         """Have a turn taken soon."""
-        if self._sleeper is not None:
+        if self._sleeper is None:
+            self._woken = True
+        else:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
@@ -214,6 +220,11 @@ class Engine(ABC):
             self.turn()
 
     async def _sleep(self) -> None:
+        """Wait for `wake`, or for the scope's deadline."""
+        if self._woken:
+            await trio.lowlevel.checkpoint()
+            return
+
         def abort(_: object) -> trio.lowlevel.Abort:
             self._sleeper = None
             return trio.lowlevel.Abort.SUCCEEDED
@@ -264,8 +275,10 @@ class _Connection:
 class DialEngine(Engine):
     """One dialled port per broker, dialled again when it is lost."""
 
-    def __init__(self, machine: Dialler, act: Callable[[], None], settings: Settings) -> None:
+    def __init__(self, machine: Dialler, act: Callable[[], None], settings: Settings, *, log_level: int) -> None:
+        """Make an engine; `log_level` is that of messages that a broker can't be had."""
         super().__init__(machine, act)
+        self._log_level = log_level
         self._dialler = machine
         self._options = transport_options(settings)
         self._connections: dict[str, _Connection] = {}
@@ -327,6 +340,8 @@ class DialEngine(Engine):
                 anything = True
                 if type(what) is list:
                     self._dialler.receive(connection.uplink, what, now=now)
+                    if self._logged:
+                        self._log_return(connection.uplink)
                 elif isinstance(what, Connected):
                     self._dialler.connected(connection.uplink, now=now)
                 elif isinstance(what, Lost):
@@ -346,8 +361,13 @@ class DialEngine(Engine):
         """Log why a broker can't be had: once, however often it is dialled."""
         if self._logged.get(uplink.endpoint) != reason:
             self._logged[uplink.endpoint] = reason
-            level = logging.WARNING if uplink.unwelcome else logging.INFO
+            level = logging.WARNING if uplink.unwelcome else self._log_level
             logger.log(level, "%s at %s: %s", self._dialler.identity.name, uplink.endpoint, reason)
+
+    def _log_return(self, uplink: Uplink) -> None:
+        """Log that a broker which could not be had is there again."""
+        if uplink.up and self._logged.pop(uplink.endpoint, None) is not None:
+            logger.log(self._log_level, "%s at %s: connected", self._dialler.identity.name, uplink.endpoint)
 
     def _send(self, link: Link, frames: Frames) -> bool:
         connection = self._connections.get(link.peer)

@@ -170,6 +170,8 @@ class ServiceError(Exception):
     def __init__(self, code: Code, message: str = "", details: Any = None) -> None:
         if not isinstance(code, Code):
             raise TypeError(f"code must be a zmdp_trio.Code, not {code!r}")
+        if not isinstance(message, str):
+            raise TypeError(f"message must be a string, not {message!r}")
         super().__init__(code, message, details)
         self.code = code
         self.message = message

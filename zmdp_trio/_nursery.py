@@ -12,15 +12,18 @@ import trio
 async def open_plain_nursery() -> AsyncIterator[trio.Nursery]:
     """Open a nursery for tasks of our own beside the caller's code in the block.
 
-    Our tasks don't fail, so a group of one is what the caller's code raised: it comes out as it went in.
+    Our tasks don't fail, so what is in the group beside cancellations is what the caller's code raised: it comes out
+    as it went in.
     """
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
+        # A cancellation beside an exception has done its work: that the scope around is cancelled, Trio knows anyway.
+        _, rest = group.split(trio.Cancelled)
+        if rest is None or len(rest.exceptions) > 1:
             raise
-        error = group.exceptions[0]
+        error = rest.exceptions[0]
         context = error.__context__
         try:
             raise error

@@ -8,6 +8,7 @@ import msgspec
 
 from ._errors import Code, InvalidArgument, RequestError
 from ._wire.commands import Content
+from ._wire.frames import UNREADABLE
 
 BYTES, MSGPACK, JSON = int(Content.BYTES), int(Content.MSGPACK), int(Content.JSON)
 
@@ -16,7 +17,6 @@ _decode = msgspec.msgpack.Decoder().decode
 _decode_json = msgspec.json.Decoder().decode
 #: What msgspec raises for a value that it can't encode, beside its own errors.
 _UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def encode(value: Any) -> tuple[int, bytes]:
@@ -32,7 +32,7 @@ def encode(value: Any) -> tuple[int, bytes]:
     try:
         return MSGPACK, _encode(value)
     except _UNENCODABLE as error:
-        raise InvalidArgument(f"a {type(value).__name__} that can't be encoded: {error}") from error
+        raise InvalidArgument(f"a value of type {type(value).__name__} can't be encoded: {error}") from error
 
 
 def decode(content: int, body: Any) -> Any:
@@ -44,14 +44,14 @@ def decode(content: int, body: Any) -> Any:
     if content == MSGPACK:
         try:
             return _decode(body)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(f"unreadable MessagePack: {error}") from error
     if content == BYTES:
         return body if type(body) is bytes else bytes(body)
     if content == JSON:
         try:
             return _decode_json(body)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(f"unreadable JSON: {error}") from error
     raise ValueError(f"content type {content} is unknown")
 
@@ -93,5 +93,5 @@ class TypedDecoder:
             if content == JSON:
                 return self._json.decode(body)
             return msgspec.convert(decode(content, body), self._type, builtin_types=(bytes, bytearray, memoryview))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(str(error)) from error

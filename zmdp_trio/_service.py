@@ -88,19 +88,21 @@ class Service(Generic[P, R]):
             raise ValueError(f"a service's name is a string of at least one character, not {name!r}")
         if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
             raise ValueError(f"concurrency must be a whole number, 1 or more, not {concurrency!r}")
-        if not callable(function):
+        if not callable(function) or inspect.isclass(function):
             raise TypeError(f"a service is a function, not {function!r}")
+        functools.update_wrapper(self, function, updated=())
         self.name = name
         self.function = function
         self.concurrency = concurrency
         self.expose_errors = expose_errors
         self.shape = _shape_of(function)
         parameters = _Parameters.of(name, function, names)
+        if parameters.context is not None and not self.shape.sync and parameters.context.annotation is SyncRequest:
+            raise TypeError(f"service {name!r}: SyncRequest is for sync handlers, this one gets a Request")
         self._takes_payload = parameters.payload is not None
         self._bind = parameters.binder(function)
         #: Turns (content type, body) into the payload; raises ValueError.
         self.decode = parameters.decoder(name)
-        functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -141,10 +143,10 @@ class _Parameters:
             elif payload is None:
                 payload = parameter
             elif parameter.default is parameter.empty:
-                raise TypeError(
-                    f"service {name!r}: {parameter.name!r} would be a second payload; "
-                    "annotate the request's context as `request: Request`"
-                )
+                hint = "annotate the request's context as `request: Request`"
+                if payload.name == "self":
+                    hint = "make services of an instance's bound methods: service(name, instance.method)"
+                raise TypeError(f"service {name!r}: {parameter.name!r} would be a second payload; {hint}")
         parameters = [each for each in signature.parameters.values() if each is payload or each is context]
         return cls(payload, context, parameters)
 
@@ -177,14 +179,20 @@ class _Parameters:
     def decoder(self, name: str) -> Callable[[int, Any], Any]:
         """Return what reads and validates the payload."""
         if self.payload is None:
-            return _payload.TypedDecoder(None)
+            return _decode_nothing
         annotation = self.payload.annotation
         if annotation in _ANYTHING:
             return _payload.decode
         try:
             return _payload.TypedDecoder(annotation)
-        except TypeError as error:
+        except Exception as error:
             raise TypeError(f"service {name!r}: payloads can't be validated as {annotation!r}: {error}") from error
+
+
+def _decode_nothing(content: int, body: Any) -> None:
+    """Read the payload of a service that takes none."""
+    if _payload.decode(content, body) is not None:
+        raise ValueError("this service takes no payload")
 
 
 def _is_context(annotation: Any) -> bool:
@@ -250,6 +258,9 @@ def service(
     """
     # So that annotations may name what is local to the function that the service is defined in.
     names = sys._getframe(1).f_locals
+
+    if callable(name):
+        raise TypeError('a service has a name: decorate with @service("name")')
 
     def decorate(function: Callable[..., Any]) -> Service[..., Any]:
         return Service(name, function, concurrency=concurrency, expose_errors=expose_errors, names=names)

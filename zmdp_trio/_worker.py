@@ -19,6 +19,7 @@ from ._core.worker import Execution, WorkerEvent, WorkerMachine
 from ._engine import DialEngine
 from ._errors import Code, InvalidArgument, Reject, ServiceError
 from ._handlers import Run, run_handler
+from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._service import Service
 from ._settings import Overrides, Settings, settings_with
@@ -60,7 +61,7 @@ class Worker:
         self.name = name
         self.settings = settings
         self.services = _by_name(services, settings)
-        self._brokers = _checked_endpoints(brokers)
+        self._brokers = distinct(brokers)
         slots = {service.name: self._slots(service) for service in self.services.values()}
         self._machine = WorkerMachine(Identity(secrets.token_bytes(16), name), settings, slots)
         self._limiters = {
@@ -68,7 +69,7 @@ class Worker:
             for service in self.services.values()
             if service.shape.sync
         }
-        self._engine = DialEngine(self._machine, self._act, settings)
+        self._engine = DialEngine(self._machine, self._act, settings, log_level=logging.WARNING)
         for broker in self._brokers:
             self._machine.add(broker)
         self._welcomed = trio.Event()
@@ -141,12 +142,25 @@ class Worker:
             machine.fail(execution, Code.INVALID_ARGUMENT, str(error), reason=InvalidArgument.reason)
             self._engine.wake()
             return
+        except Exception as error:
+            # The annotation's own code failed, such as a __post_init__.
+            self._fail(service, execution, error)
+            self._engine.wake()
+            return
         try:
             with run.scope:
                 content, body = _payload.encode(await run_handler(service, payload, run))
                 machine.finish(execution, content, body)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # One handler that wants to exit is no reason for the others to.
             self._fail(service, execution, error)
+        except BaseExceptionGroup as group:
+            cancelled, rest = group.split(trio.Cancelled)
+            if rest is None or not isinstance(rest, Exception):
+                raise
+            self._fail(service, execution, rest)
+            if cancelled is not None:
+                raise cancelled from None
         else:
             if run.scope.cancelled_caught:
                 self._fail_cancelled(execution)
@@ -163,7 +177,7 @@ class Worker:
         else:
             self._machine.fail(execution, Code.CANCELLED, "cancelled", reason="cancelled")
 
-    def _fail(self, service: Service[..., Any], execution: Execution, error: Exception) -> None:
+    def _fail(self, service: Service[..., Any], execution: Execution, error: BaseException) -> None:
         """Report what a handler raised: what it said on purpose, or its type's name."""
         error = _only(error)
         machine = self._machine
@@ -178,15 +192,17 @@ class Worker:
             machine.fail(execution, error.code, error.message, details=_encode_details(service, error.details))
         else:
             message = type(error).__name__
-            if service.expose_errors:
-                message = f"{message}: {error}"
+            if isinstance(error, InvalidArgument) and error.service is None:
+                message = f"a reply is no good: {error.message}"
+            elif service.expose_errors:
+                message = f"{message}: {_text_of(error)}"
             logger.error("service %r failed, request %d", service.name, execution.request.id, exc_info=error)
             machine.fail(execution, Code.INTERNAL, message)
 
     def _client(self) -> Client:
         """Return the client for the handlers' own requests, which is opened when the first one wants it."""
         if self._callers is None:
-            self._callers = Client(self._brokers, self.name, self.settings)
+            self._callers = Client(self._brokers, f"{self.name} (calls)", self.settings)
             self._callers._engine.open()
             self._nursery.start_soon(self._callers._engine.run)
         return self._callers
@@ -199,9 +215,16 @@ class Worker:
             self._callers._close()
 
 
-def _only(error: Exception) -> Exception:
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its text can't be had"
+
+
+def _only(error: BaseException) -> BaseException:
     """Return the exception in a group of one: a handler's own nursery wraps what its tasks raise."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
@@ -232,15 +255,6 @@ def _by_name(services: Iterable[Service[..., Any]], settings: Settings) -> dict[
     return by_name
 
 
-def _checked_endpoints(endpoints: tuple[str, ...]) -> tuple[str, ...]:
-    if not endpoints:
-        raise TypeError("give the endpoint of at least one broker")
-    for endpoint in endpoints:
-        if not isinstance(endpoint, str):
-            raise TypeError(f"an endpoint is a string such as tcp://127.0.0.1:5555, not {endpoint!r}")
-    return tuple(dict.fromkeys(endpoints))
-
-
 @asynccontextmanager
 async def open_worker(
     services: Iterable[Service[..., Any]],
@@ -261,7 +275,7 @@ async def open_worker(
         EndpointError: an endpoint is malformed.
     """
     all_settings = settings_with(settings, **overrides)
-    worker = Worker(services, brokers, name or f"worker-{secrets.token_hex(4)}", all_settings)
+    worker = Worker(services, brokers, peer_name(name, "worker"), all_settings)
     async with open_plain_nursery() as nursery:
         worker._nursery = nursery
         try:

@@ -30,6 +30,25 @@ async def other(payload):
     return 1
 """
 
+#: Handlers that only one test each wants.
+WORDS = """
+import threading
+from zmdp_trio import Code, ServiceError, service
+
+class Query:
+    def __init__(self, word):
+        pass
+
+@service("picky")
+async def picky():
+    raise ServiceError(Code.INVALID_ARGUMENT, "not on Sundays")
+
+@service("nap")
+def nap():
+    print("asleep", flush=True)
+    threading.Event().wait()
+"""
+
 
 class Cluster(NamedTuple):
     """A broker, a worker that offers cli_handlers.py, and a folder."""
@@ -113,6 +132,22 @@ def test_help_imports_nothing_that_only_a_subcommand_needs(tmp_path: Path) -> No
     assert not {"rich", "asyncio"} & set(modules)
 
 
+def test_help_names_no_module_that_only_a_checkout_has(tmp_path: Path) -> None:
+    assert b"examples" not in run(tmp_path, "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["call", "stream"])
+def test_the_library_logs_nothing_to_stderr(tmp_path: Path, command: str) -> None:
+    code = (
+        "import logging, zmdp_trio.cli._call as call, zmdp_trio.cli._commands as commands;"
+        "log = lambda options: logging.getLogger('zmdp_trio.engine').warning('refused');"
+        f"call.run_{command} = log; commands.run(['{command}', 'echo'])"
+    )
+    arguments = {**_arguments(tmp_path), "args": [sys.executable, "-c", code]}
+    done = subprocess.run(**arguments, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "reply"),
     [
@@ -182,7 +217,7 @@ def test_many_small_replies_stay_in_order(cluster: Cluster) -> None:
         (["nobody"], 4, ["NOT_FOUND", "nobody", "zmdp worker MODULE"]),
         (["refuse"], 6, ["PERMISSION_DENIED: not today", '{"day":"Sunday"}']),
         (["broken"], 3, ["INTERNAL", "RuntimeError"]),
-        (["count", '"x"'], 5, ["INVALID_ARGUMENT"]),
+        (["count", '"x"'], 5, ["INVALID_ARGUMENT", "compare the payload"]),
         (["silent", '"t"', "--deadline", "0.2"], 7, ["DEADLINE_EXCEEDED", "--deadline"]),
         (["silent", '"t"', "--timeout", "0.2"], 7, ["DEADLINE_EXCEEDED", "--timeout"]),
     ],
@@ -198,6 +233,13 @@ def test_an_error_is_one_line_and_a_status(
     machine = ask(cluster, "call", "--json", *arguments)
     assert machine.returncode == status
     assert json.loads(machine.stdout)["error"]["code"] in done.stderr.decode()
+
+
+def test_what_a_handler_refuses_it_explains_itself(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(WORDS)
+    with start_worker(tmp_path, "words:picky", cluster.endpoint):
+        done = ask(cluster, "call", "picky")
+    assert (done.returncode, done.stderr) == (5, b"zmdp: INVALID_ARGUMENT: not on Sundays\n")
 
 
 def test_no_broker(tmp_path: Path) -> None:
@@ -218,6 +260,13 @@ def test_no_broker(tmp_path: Path) -> None:
         (["call", "echo", "--timeout", "-1"], ["seconds"]),
         (["call", "echo", "--header", "x"], ["NAME=VALUE"]),
         (["call", "echo", "--connect", "inproc://here"], ["not an endpoint"]),
+        (["call", ""], ["at least one character"]),
+        (["stream", ""], ["at least one character"]),
+        (["call", "echo", "--retry", "-1"], ["--retry", "1024"]),
+        (["call", "echo", "--retry", "1025"], ["--retry", "1024"]),
+        (["broker", "--grace", "-1"], ["--grace", "'-1' is not a number of seconds"]),
+        (["broker", "--grace", "nan"], ["--grace", "'nan' is not a number of seconds"]),
+        (["broker", "--grace", "long"], ["--grace", "'long' is not a number of seconds"]),
         (["broker", "--bind", "tcp://nowhere"], ["tcp://HOST:PORT"]),
         (["broker", "--bind", "tcp://192.0.2.1:5555"], ["192.0.2.1"]),
         (["worker", "missing_module"], ["no module 'missing_module'"]),
@@ -227,6 +276,12 @@ def test_no_broker(tmp_path: Path) -> None:
         (["worker", "cli_handlers:failing"], ["LookupError", "none today"]),
         (["worker", "cli_handlers:nothing"], ["holds no services"]),
         (["worker", "json"], ["holds no services"]),
+        (["worker", "json:JSONDecoder"], ["'json:JSONDecoder' is a class, not a service"]),
+        (["worker", "words:Query"], ["'words:Query' is a class, not a service"]),
+        (["worker", ".words"], ["'.words' names no module"]),
+        (["worker", "words."], ["'words.' names no module"]),
+        (["worker", ":nap"], ["':nap' names no module"]),
+        (["worker", "words:"], ["MODULE:NAME"]),
         (["worker", "clash"], ["two services named 'echo'"]),
         (["worker", "faulty"], ["ZeroDivisionError", "faulty.py", "line 2"]),
         (["demo", "missing.bin"], ["missing.bin"]),
@@ -234,6 +289,7 @@ def test_no_broker(tmp_path: Path) -> None:
 )
 def test_wrong_use(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     (tmp_path / "clash.py").write_text(CLASH)
+    (tmp_path / "words.py").write_text(WORDS)
     (tmp_path / "faulty.py").write_text("x = 0\n1 / x\n")
     done = run(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -310,6 +366,28 @@ def test_worker_ends_now_at_the_second_signal(cluster: Cluster, tmp_path: Path) 
             line_with(worker.stdout, "left")
             assert worker.wait(LIMIT) == 143
             assert call.wait(LIMIT) == 8
+
+
+def test_a_third_signal_ends_a_worker_whose_thread_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(WORDS)
+    with start_broker(tmp_path) as (_, endpoint), start_worker(tmp_path, "words:nap", endpoint) as worker:
+        with start(tmp_path, "call", "nap", "--connect", endpoint) as call:
+            line_with(worker.stdout, "asleep")
+            worker.send_signal(signal.SIGTERM)
+            line_with(worker.stderr, "finishing")
+            worker.send_signal(signal.SIGTERM)
+            line_with(worker.stderr, "a handler's thread is still at work; a third signal ends the process")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(LIMIT) == 143
+            assert call.wait(LIMIT) == 8
+
+
+@pytest.mark.parametrize("grace", ["0", "inf"])
+def test_broker_takes_any_time_to_drain(tmp_path: Path, grace: str) -> None:
+    with start(tmp_path, "broker", "--bind", "tcp://127.0.0.1:*", "--grace", grace) as broker:
+        line_with(broker.stdout, "listening")
+        broker.send_signal(signal.SIGTERM)
+        assert broker.wait(LIMIT) == 0
 
 
 def test_worker_waiting_for_a_broker_ends_at_a_signal(cluster: Cluster) -> None:

@@ -179,6 +179,11 @@ class Link:
         return len(self._unacked) >= WINDOW_BATCHES or self._unacked_bytes >= WINDOW_BYTES
 
     @property
+    def flushed(self) -> bool:
+        """All was handed to the transport, and less is unacknowledged than the other side lets stand for long."""
+        return not (self.outbox or self._unsent or self._unacked_bytes >= ACK_BYTES)
+
+    @property
     def held_bytes(self) -> int:
         """Bytes queued or kept for this peer."""
         return self.outbox_bytes + self._unacked_bytes

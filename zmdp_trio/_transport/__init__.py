@@ -61,7 +61,12 @@ def dial(endpoint: str, options: Options) -> Port:
 
 
 def _scheme(endpoint: str) -> str:
+    if not isinstance(endpoint, str):
+        raise EndpointError(f"{endpoint!r}: an endpoint is a string, and several are several arguments")
     scheme, separator, address = endpoint.partition("://")
     if not separator or not address or scheme not in _SCHEMES:
-        raise EndpointError(f"{endpoint}: not an endpoint; expected one of tcp://host:port, ipc://path, inproc://name")
+        forms = "tcp://host:port, ipc://path, inproc://name, memory://name"
+        raise EndpointError(f"{endpoint}: not an endpoint; expected one of {forms}")
+    if scheme == "tcp" and not address.rpartition(":")[0]:
+        raise EndpointError(f"{endpoint}: the port is missing; expected tcp://host:port")
     return scheme

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+
+#: What msgspec may raise for bytes, or for what they stand for: RecursionError for deep nesting, TypeError where a set
+#: would hold what can't be hashed, the others by its documentation.
+UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    RecursionError,
+    UnicodeDecodeError,
+    OverflowError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
 
 
 class Frame(Protocol):

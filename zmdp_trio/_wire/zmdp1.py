@@ -14,7 +14,7 @@ import msgspec
 
 from .._errors import ProtocolError
 from . import commands as c
-from .frames import Frame, Frames
+from .frames import UNREADABLE, Frame, Frames
 
 MAGIC = b"ZMDP\x01"
 
@@ -31,8 +31,6 @@ _decode_each = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_one = msgspec.msgpack.Decoder(Union[c.ALL]).decode  # noqa: UP007
 _decode_tag = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _KNOWN = frozenset(cls.__struct_config__.tag for cls in c.ALL)
-# What msgspec may raise on hostile bytes: RecursionError for deep nesting, the others by its documentation.
-_BAD = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError, MemoryError)
 
 
 def encode(batch: c.Batch, commands: Sequence[c.Command]) -> Frames:
@@ -71,7 +69,7 @@ def decode(frames: Sequence[Frame]) -> tuple[list[Any], int]:
     skipped = 0
     try:
         commands = _decode(data)
-    except _BAD as error:
+    except UNREADABLE as error:
         commands, skipped = _decode_known(data, error)
     if not commands or type(commands[0]) is not c.Batch:
         raise ProtocolError("the first command is not a BATCH")
@@ -90,7 +88,7 @@ def _decode_known(data: Frame, error: Exception) -> tuple[list[Any], int]:
                 commands.append(_decode_one(raw))
             else:
                 skipped += 1
-    except (*_BAD, IndexError):
+    except (*UNREADABLE, IndexError):
         raise ProtocolError(f"unreadable commands: {error}") from error
     return commands, skipped
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ._failures import Failure, exit_codes_help
-from ._options import as_json, endpoints, request_options
+from ._options import Grace, Target, as_json, endpoints, request_options
 
 
 def run(arguments: list[str]) -> int:
@@ -38,6 +38,13 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
+def _keep_logs_quiet() -> None:
+    """Write no log lines of the library to stderr: there stands what the command has to say, and nothing else."""
+    import logging
+
+    logging.getLogger("zmdp_trio").addHandler(logging.NullHandler())
+
+
 class _InOrder(click.Group):
     """Lists the commands in the order in which they stand here."""
 
@@ -55,8 +62,8 @@ def zmdp() -> None:
     \b
     See it at work:       zmdp demo
     Or do it yourself:    zmdp broker
-                          zmdp worker examples.files
-                          zmdp call files.list
+                          zmdp worker my_services
+                          zmdp call hello '"World"'
     """
 
 
@@ -76,7 +83,14 @@ def demo(path: Path | None, json: bool) -> int:
 
 @zmdp.command()
 @endpoints("--bind", "Where to listen; tcp://HOST:* takes any free port.")
-@click.option("--grace", type=float, default=30.0, show_default=True, help="Seconds for running requests to finish.")
+@click.option(
+    "--grace",
+    type=Grace(),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Seconds for running requests to finish; 'inf' for all the time that they want.",
+)
 @as_json("Print the endpoints as one JSON object when ready.")
 def broker(endpoints: tuple[str, ...], grace: float, json: bool) -> int:
     """Run a broker until Ctrl-C or SIGTERM.
@@ -89,7 +103,7 @@ def broker(endpoints: tuple[str, ...], grace: float, json: bool) -> int:
 
 
 @zmdp.command()
-@click.argument("modules", nargs=-1, required=True, metavar="MODULE[:NAME]...")
+@click.argument("modules", nargs=-1, required=True, type=Target(), metavar="MODULE[:NAME]...")
 @endpoints("--connect", "The broker.")
 @click.option("--name", help="What the worker is called in statistics and logs.")
 @as_json("Print the services as one JSON object when ready.")
@@ -122,6 +136,7 @@ def call(**options: Any) -> int:
     """
     from ._call import run_call
 
+    _keep_logs_quiet()
     return run_call(options)
 
 
@@ -141,4 +156,5 @@ def stream(**options: Any) -> int:
     """
     from ._call import run_stream
 
+    _keep_logs_quiet()
     return run_stream(options)

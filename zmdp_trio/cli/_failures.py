@@ -31,10 +31,11 @@ _HINTS: Final = {
     "ServiceNotFound": "is its worker running? Start one with: zmdp worker MODULE",
     "BrokerLost": "is a broker running there? Start one with: zmdp broker",
     "MessageTooLarge": "",
+    # By class alone: what a handler itself refuses with this code, it explains itself.
+    "InvalidArgument": "compare the payload with what the service expects",
     "WorkerLost": "the worker ended while it had the request; --retry 1 lets another one run it",
     "Overloaded": "too much is waiting already; try again a little later",
     "DEADLINE_EXCEEDED": "allow more time with --timeout or --deadline",
-    "INVALID_ARGUMENT": "compare the payload with what the service expects",
     "UNAVAILABLE": "try again a little later",
     "INTERNAL": "the worker's log says more",
 }

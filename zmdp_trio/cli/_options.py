@@ -12,12 +12,16 @@ import click
 
 DEFAULT_BROKER: Final = "tcp://127.0.0.1:5555"
 
+#: How often `--retry` may let a request run again: as often as a client may ask for.
+MAX_RETRY: Final = 1024
+
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
     _SecondsType = click.ParamType[float | None]
+    _GraceType = click.ParamType[float]
     _HeaderType = click.ParamType[tuple[str, str]]
 else:  # older versions of click know no types of parameter types
-    _TextType = _SecondsType = _HeaderType = click.ParamType
+    _TextType = _SecondsType = _GraceType = _HeaderType = click.ParamType
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -57,6 +61,45 @@ class Seconds(_SecondsType):
         return seconds
 
 
+class Grace(_GraceType):
+    """A time span, 0 or more; `inf` for no limit."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not seconds >= 0:
+            self.fail(f"{value!r} is not a number of seconds, 0 or more, nor 'inf'", param, ctx)
+        return seconds
+
+
+class ServiceName(_TextType):
+    """The name of a service: any text but none."""
+
+    name = "service"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("a service's name has at least one character", param, ctx)
+        return str(value)
+
+
+class Target(_TextType):
+    """What a worker offers: MODULE or MODULE:NAME, the module as in an absolute import."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        module = text.partition(":")[0]
+        if not all(module.split(".")):
+            self.fail(f"{text!r} names no module: write MODULE or FOLDER.MODULE, without a dot at either end", param, ctx)
+        return text
+
+
 class Header(_HeaderType):
     """One header, written `NAME=VALUE`."""
 
@@ -94,7 +137,7 @@ def request_options(timeout: float | None) -> Callable[[_Function], _Function]:
     """Make what `call` and `stream` have in common; `timeout` is the default of --timeout."""
     shown = "none" if timeout is None else f"{timeout:g}"
     options = [
-        click.argument("service"),
+        click.argument("service", type=ServiceName()),
         click.argument("payload", required=False),
         click.option("--file", metavar="PATH", help="Read the payload from a file, like @PATH; - is standard input."),
         click.option("--raw", is_flag=True, help="Send the payload as bytes, as it is, instead of reading it as JSON."),
@@ -108,7 +151,7 @@ def request_options(timeout: float | None) -> Callable[[_Function], _Function]:
         click.option("--deadline", type=Seconds(), metavar="SECONDS", help="Time for all of it together."),
         click.option(
             "--retry",
-            type=click.IntRange(min=0),
+            type=click.IntRange(0, MAX_RETRY),
             default=0,
             metavar="N",
             help="Run again up to N times if worker or broker is lost before the first reply.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
@@ -10,9 +11,9 @@ from typing import Any, TypeVar
 import click
 import trio
 
-from zmdp_trio import Broker, Worker, open_broker, open_worker
+from zmdp_trio import Broker, Service, Worker, open_broker, open_worker
 
-from ._failures import explain
+from ._failures import Failure, explain, usage
 from ._modules import collect
 from ._signals import with_signals
 from ._values import to_json
@@ -43,7 +44,7 @@ def run_worker(modules: Sequence[str], brokers: Sequence[str], *, name: str | No
     Returns:
         The status to exit with.
     """
-    services = collect(modules)
+    services = _collect(modules)
     names = [service.name for service in services]
 
     async def announce(worker: Worker) -> None:
@@ -56,16 +57,32 @@ def run_worker(modules: Sequence[str], brokers: Sequence[str], *, name: str | No
         line = f"zmdp worker: offering {', '.join(names)} at {where}"
         _announce({"services": names, "brokers": list(brokers)}, line, json)
 
-    return _run(lambda: open_worker(services, *brokers, name=name), announce)
+    # A thread can't be interrupted; a shielded clean-up of an async handler won't be.
+    who = "a handler's thread" if any(service.shape.sync for service in services) else "a handler"
+    return _run(lambda: open_worker(services, *brokers, name=name), announce, who)
+
+
+def _collect(targets: Sequence[str]) -> list[Service[..., Any]]:
+    """Gather the services, and say of a class that it is no service: what it raised when it was called hides that."""
+    try:
+        return collect(targets)
+    except Failure as failure:
+        for target in targets:
+            module, _, name = target.partition(":")
+            if isinstance(getattr(sys.modules.get(module), name, None), type):
+                raise usage(f"{target!r} is a class, not a service, nor a function that returns some") from failure
+        raise
 
 
 def _run(
     open_server: Callable[[], AbstractAsyncContextManager[_Server]],
     announce: Callable[[_Server], Awaitable[None]],
+    who: str = "something",
 ) -> int:
+    """Serve until a signal; `who` may keep the process from ending."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
-        return trio.run(_until_signal, open_server, announce)
+        return trio.run(_until_signal, open_server, announce, who)
     except Exception as error:
         failure = explain(error)
         if failure is not None:
@@ -76,6 +93,7 @@ def _run(
 async def _until_signal(
     open_server: Callable[[], AbstractAsyncContextManager[_Server]],
     announce: Callable[[_Server], Awaitable[None]],
+    who: str,
 ) -> int:
     """Serve until a signal: the first one drains, the second one cancels."""
     scope = trio.CancelScope()
@@ -89,6 +107,9 @@ async def _until_signal(
         else:
             scope.cancel()
 
+    def overdue() -> None:
+        click.echo(f"zmdp: {who} is still at work; a third signal ends the process", err=True)
+
     async def serve() -> None:
         nonlocal ready
         with scope:
@@ -97,7 +118,7 @@ async def _until_signal(
                 ready = True
                 await stop.wait()
 
-    signum = await with_signals(serve, first, scope.cancel)
+    signum = await with_signals(serve, first, scope.cancel, overdue=overdue)
     return 128 + signum if signum and ready and scope.cancelled_caught else 0
 
 

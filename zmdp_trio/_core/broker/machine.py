@@ -117,7 +117,10 @@ class BrokerMachine(ClientCommands, WorkerCommands):
     @property
     def busy(self) -> bool:
         """Some request has no outcome yet, or a reply has not left."""
-        return any(session.requests or session.held for session in self._sessions.values())
+        return any(
+            session.requests or session.held or (session.link.opened and not session.link.flushed)
+            for session in self._sessions.values()
+        )
 
     def goodbye(self) -> None:
         """Take leave of everybody: the last thing that is sent."""

@@ -19,6 +19,7 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
+from ..._wire.frames import UNREADABLE
 from ..dialler import Dialler
 from ..link import headers_size, request_weight
 from ..uplink import Greeted, Identity, Uplink
@@ -247,7 +248,7 @@ class ClientMachine(Dialler):
             return
         try:
             details = msgspec.msgpack.decode(error.details) if error.details else None
-        except (msgspec.MsgspecError, RecursionError):
+        except UNREADABLE:
             details = None
         self._end(call, error_from_wire(error.code, error.reason, error.message, details, call.request.service))
 

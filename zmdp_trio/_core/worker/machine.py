@@ -127,8 +127,10 @@ class WorkerMachine(Dialler):
 
     @property
     def drained(self) -> bool:
-        """No broker will send another request, and nothing runs."""
-        return self.draining and not self._undrained and not self.running
+        """No broker will send another request, nothing runs, and what the handlers said has left."""
+        if not self.draining or self._undrained or self.running:
+            return False
+        return all(uplink.link.flushed for uplink in self.uplinks.values() if uplink.up)
 
     @property
     def running(self) -> int:
@@ -136,7 +138,7 @@ class WorkerMachine(Dialler):
         return sum(map(len, self._held.values())) + len(self._strays)
 
     def cancel_all(self) -> None:
-        """Cancel every handler: their outcomes are still reported."""
+        """Cancel every handler, as the worker is about to leave."""
         for held in self._held.values():
             for execution in held.values():
                 self._cancel(execution)

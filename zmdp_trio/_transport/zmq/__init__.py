@@ -29,8 +29,10 @@ SEND_QUEUE: Final = 16
 #: Messages per peer that wait to be received.  Not small: while this is full libzmq does not read, not even
 #: heartbeats, and a process that is busy for a while would be taken for dead.
 RECEIVE_QUEUE: Final = 1000
-#: Milliseconds that a closed port's messages may still take to leave.
+#: Milliseconds that a closed port's messages may still take to leave.  Less where there is one peer alone: if that is
+#: gone, and libzmq has not noticed yet, the whole time is spent in vain.
 LINGER: Final = 1000
+LINGER_DIALLED: Final = 250
 #: Milliseconds for a TCP connection to be accepted, and for the ZMTP handshake after it.
 CONNECT_TIMEOUT: Final = 5000
 HANDSHAKE_TIMEOUT: Final = 5000
@@ -56,6 +58,7 @@ def dial(endpoint: str, options: Options) -> Port:
         socket = parts[1]
         if endpoint.startswith("inproc:"):
             socket.set(zmq.ROUTING_ID, b"inproc-%d" % next(_inproc_names))  # see SharedContext.part
+        socket.set(zmq.LINGER, LINGER_DIALLED)
         socket.set(zmq.RECONNECT_IVL, NEVER)
         socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT)
         _allow_ipv6(socket, endpoint)
