@@ -41,3 +41,46 @@ from ._worker import open_worker as open_worker
 from ._worker import serve_worker as serve_worker
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Broker",
+    "BrokerLost",
+    "BrokerStatistics",
+    "Client",
+    "ClientStatistics",
+    "Code",
+    "DeadlineExceeded",
+    "EndpointError",
+    "Final",
+    "InvalidArgument",
+    "MessageTooLarge",
+    "Overloaded",
+    "Reject",
+    "ReplyStream",
+    "Request",
+    "RequestCancelled",
+    "RequestError",
+    "RequestRejected",
+    "Service",
+    "ServiceError",
+    "ServiceNotFound",
+    "ServiceStatistics",
+    "Settings",
+    "SyncRequest",
+    "Unavailable",
+    "Worker",
+    "WorkerLost",
+    "WorkerStatistics",
+    "open_broker",
+    "open_client",
+    "open_worker",
+    "serve_broker",
+    "serve_worker",
+    "service",
+]
+
+# What users see in help() and in tracebacks is where they import it from.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith(__name__ + "."):
+        globals()[_name].__module__ = __name__
+del _name

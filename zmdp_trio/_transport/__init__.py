@@ -49,15 +49,25 @@ def dial(endpoint: str, options: Options) -> Port:
     """Open a port to one endpoint; `Connected` or `Lost` arrives on it when the outcome is known.
 
     Raises:
-        EndpointError: the endpoint is malformed.
+        EndpointError: the endpoint is malformed or has a `*` in it, or the process has no file descriptors left.
     """
-    if _scheme(endpoint) == "memory":
+    scheme = _scheme(endpoint)
+    if _has_wildcard(endpoint):
+        raise EndpointError(f"{endpoint}: can't dial a wildcard; name the address that the broker is bound to")
+    if scheme == "memory":
         from . import memory
 
         return memory.dial(endpoint, options)
     from . import zmq
 
     return zmq.dial(endpoint, options)
+
+
+def _has_wildcard(endpoint: str) -> bool:
+    scheme, _, address = endpoint.partition("://")
+    if scheme != "tcp":
+        return address == "*"
+    return "*" in address.rpartition(";")[2].rpartition(":")[::2]  # before a semicolon stands our own side's address
 
 
 def _scheme(endpoint: str) -> str:

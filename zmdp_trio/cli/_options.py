@@ -96,7 +96,9 @@ class Target(_TextType):
         text = str(value)
         module = text.partition(":")[0]
         if not all(module.split(".")):
-            self.fail(f"{text!r} names no module: write MODULE or FOLDER.MODULE, without a dot at either end", param, ctx)
+            self.fail(
+                f"{text!r} names no module: write MODULE or FOLDER.MODULE, without a dot at either end", param, ctx
+            )
         return text
 
 

@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from errno import EADDRINUSE, ECONNREFUSED, EEXIST, ENOENT
+from errno import EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, EEXIST, EINVAL, ENODEV, ENOENT
 from typing import Final
 
 import zmq
@@ -40,12 +40,19 @@ HANDSHAKE_TIMEOUT: Final = 5000
 #: not reconnect", and not IMMEDIATE: with either, libzmq throws away what it received before the connection was lost.
 NEVER: Final = 2**30
 
+#: What libzmq means, where the system's own words for it would mislead: "No such device" for a host name.
+_TCP_REASONS: Final = {
+    EINVAL: "the port is not a number",
+    ENODEV: "the host name does not resolve to an address of this machine",
+    EADDRNOTAVAIL: "not an address of this machine",
+}
+
 _inproc_names = itertools.count(1)
 
 
 def listen(*endpoints: str, options: Options) -> Port:
     """Bind one ROUTER to all the endpoints."""
-    with _opening(zmq.ROUTER, options, MONITORED_BY_ROUTER) as parts:
+    with _opening(zmq.ROUTER, options, MONITORED_BY_ROUTER, endpoints) as parts:
         socket = parts[1]
         # An unknown or a full peer is an error then, and not silence.
         socket.set(zmq.ROUTER_MANDATORY, 1)
@@ -54,7 +61,7 @@ def listen(*endpoints: str, options: Options) -> Port:
 
 def dial(endpoint: str, options: Options) -> Port:
     """Connect one DEALER to the endpoint."""
-    with _opening(zmq.DEALER, options, MONITORED_BY_DEALER) as parts:
+    with _opening(zmq.DEALER, options, MONITORED_BY_DEALER, (endpoint,)) as parts:
         socket = parts[1]
         if endpoint.startswith("inproc:"):
             socket.set(zmq.ROUTING_ID, b"inproc-%d" % next(_inproc_names))  # see SharedContext.part
@@ -62,18 +69,17 @@ def dial(endpoint: str, options: Options) -> Port:
         socket.set(zmq.RECONNECT_IVL, NEVER)
         socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT)
         _allow_ipv6(socket, endpoint)
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as exc:
-            raise EndpointError(f"{endpoint}: {os.strerror(exc.errno or 0)}") from exc
+        socket.connect(endpoint)
         return DealerPort(*parts, (endpoint,))
 
 
 @contextmanager
-def _opening(kind: int, options: Options, monitored: int) -> Iterator[tuple[SharedContext, zmq.Socket[bytes], Monitor]]:
-    """Provide a port's parts; release them if it comes to nothing."""
-    shared = SharedContext.acquire()
-    with ExitStack() as undo:
+def _opening(
+    kind: int, options: Options, monitored: int, endpoints: tuple[str, ...]
+) -> Iterator[tuple[SharedContext, zmq.Socket[bytes], Monitor]]:
+    """Provide a port's parts; release them if it comes to nothing, and say why."""
+    with _translating(", ".join(endpoints)), ExitStack() as undo:
+        shared = SharedContext.acquire()
         undo.callback(shared.release)
         socket: zmq.Socket[bytes] = shared.context.socket(kind)
         undo.callback(socket.close)
@@ -82,6 +88,16 @@ def _opening(kind: int, options: Options, monitored: int) -> Iterator[tuple[Shar
         undo.callback(monitor.close)
         yield shared, socket, monitor
         undo.pop_all()
+
+
+@contextmanager
+def _translating(endpoint: str) -> Iterator[None]:
+    """Turn what libzmq and the system raise into an `EndpointError`."""
+    try:
+        yield
+    except (zmq.ZMQError, OSError) as exc:
+        reason = _TCP_REASONS.get(exc.errno or 0) if endpoint.startswith("tcp:") else None
+        raise EndpointError(f"{endpoint}: {reason or zmq.strerror(exc.errno or 0)}") from exc
 
 
 def _configure(socket: zmq.Socket[bytes], options: Options) -> None:
@@ -104,22 +120,27 @@ def _bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     if endpoint == "inproc://*":
         endpoint = f"inproc://zmdp-{next(_inproc_names)}"
     _allow_ipv6(socket, endpoint)
-    for patience in (0.005, 0.01, 0.02, None):
-        try:
-            if endpoint.startswith("ipc://"):
-                _check_path(endpoint)
-            socket.bind(endpoint)
-            break
-        except (zmq.ZMQError, OSError) as exc:
-            if exc.errno != EADDRINUSE or patience is None:
-                raise EndpointError(f"{endpoint}: {os.strerror(exc.errno or 0)}") from exc
-            # Perhaps by a port that was closed just now: libzmq closes in threads of its own, a moment later.
-            time.sleep(patience)
+    with _translating(endpoint):
+        _bind_patiently(socket, endpoint)
     bound = bytes(socket.get(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
     if endpoint == "ipc://*":
         # libzmq makes a folder where TMPDIR says, or else in the working folder, and names it relative to that.
         bound = "ipc://" + os.path.abspath(bound.removeprefix("ipc://"))
     return bound
+
+
+def _bind_patiently(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    for patience in (0.005, 0.01, 0.02, None):
+        try:
+            if endpoint.startswith("ipc://"):
+                _check_path(endpoint)
+            socket.bind(endpoint)
+            return
+        except (zmq.ZMQError, OSError) as exc:
+            if exc.errno != EADDRINUSE or patience is None:
+                raise
+            # Perhaps by a port that was closed just now: libzmq closes in threads of its own, a moment later.
+            time.sleep(patience)
 
 
 def _allow_ipv6(socket: zmq.Socket[bytes], endpoint: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from errno import EAGAIN, EINPROGRESS
 from typing import Final
 
 import trio
@@ -14,7 +15,7 @@ from ..._wire.frames import Frame, Frames
 from .._seam import DIALLED, Connected, Lost, PeerGone, Received
 from ._context import SharedContext
 from ._monitor import Monitor
-from ._port import BATCH, BATCH_BYTES, BY_REFERENCE, DONTWAIT, DONTWAIT_MORE, EVENTS, LENT, POLLIN, POLLOUT, ZmqPort
+from ._port import BY_REFERENCE, DONTWAIT, EVENTS, POLLIN, POLLOUT, ZmqPort
 
 MONITORED: Final = int(
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -60,7 +61,7 @@ class DealerPort(ZmqPort):
                 self._take_batch(received)
         elif self._refused and events & POLLOUT:
             self._refused = False
-            self._again = True
+            self._nudge()
         if self._lost and not self._told and not received:
             self._told = True
             received.append((DIALLED, self._lost))
@@ -68,23 +69,7 @@ class DealerPort(ZmqPort):
                 self._socket.disconnect(self._endpoints[0])
         return received
 
-    def _take_batch(self, received: list[Received]) -> None:
-        large = 0
-        try:
-            for _ in range(BATCH - 1):
-                large += self._take(received)
-                if large > BATCH_BYTES:
-                    break
-        except zmq.Again:
-            return
-        self._again = True
-
     def _take(self, received: list[Received]) -> int:
-        """Receive one message; return the bytes in its large frames.
-
-        Raises:
-            zmq.Again: there is none.
-        """
         recv = self._recv
         frame = recv(DONTWAIT, False)
         if not self._connected:
@@ -127,20 +112,7 @@ class DealerPort(ZmqPort):
             raise ValueError("a message has at least one frame")
         if not self._connected:
             return False
-        send = self._send
-        flags = DONTWAIT_MORE if len(frames) > 1 else DONTWAIT
-        try:
-            send(frames[0], flags)
-        except zmq.Again:
-            self._refused = True
-            return False
-        if flags == DONTWAIT:
-            return True
-        for frame in frames[1:-1]:
-            send(frame, DONTWAIT_MORE, len(frame) < LENT or type(frame) is not bytes)
-        frame = frames[-1]
-        send(frame, DONTWAIT, len(frame) < LENT or type(frame) is not bytes)
-        return True
+        return self._offer(frames[0], frames[1:])
 
 
 def _reason(event: int, value: int) -> str:
@@ -149,6 +121,9 @@ def _reason(event: int, value: int) -> str:
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         return f"handshake failed: the other side does not speak ZMTP as expected (error {value:#x})"
     if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        # libzmq tells the last errno that it saw; when time ran out, that is "nothing to read" or "not connected yet".
+        if value in (EAGAIN, EINPROGRESS):
+            return "handshake failed: no answer"
         return f"handshake failed: {os.strerror(value) if value else 'connection closed'}"
     if event == zmq.EVENT_CLOSED:
         return "connection refused"

@@ -22,14 +22,18 @@ class Monitor:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], watched: zmq.Socket[bytes], events: int) -> None:
         address = f"inproc://zmdp-monitor-{next(_serial)}"
-        watched.monitor(address, events)
         self._watched = watched
         self._pair: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         # libzmq's I/O thread blocks, and every connection with it, while a monitor's queue is full.
         self._pair.set(zmq.RCVHWM, 0)
         self._pair.set(zmq.LINGER, 0)
-        self._pair.connect(address)
         self._fd = self._pair.fileno()
+        try:
+            watched.monitor(address, events)
+            self._pair.connect(address)
+        except zmq.ZMQError:
+            self._pair.close()  # the caller closes the watched socket, and with it the monitor
+            raise
         #: Whether `drain` has something to give; kept by `watch`, so that a busy port need not ask.
         self.news = False
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import trio
 import zmq
 
+from ..._wire.frames import Frame
+from .._seam import Received
 from ._context import SharedContext
 from ._monitor import Monitor
 
@@ -20,8 +23,10 @@ BY_REFERENCE: Final = 32 * 2**10
 #: Bytes from which a `bytes` object is lent to libzmq.  Getting it back costs 10 microseconds; a copy of this size is
 #: fresh memory from the kernel, page by page, and cost up to 200.
 LENT: Final = 128 * 2**10
-#: Seconds after which a refused message is offered again without a sign from libzmq, see `ZmqPort._wait`.
-_RETRY: Final = 0.005
+#: Seconds after which a refused message is offered again without a sign from libzmq, see `ZmqPort._wait`: at first,
+#: and at last, when there was nothing but refusals for half a second.
+FIRST_RETRY: Final = 0.005
+LAST_RETRY: Final = 0.25
 
 # Plain integers and the C methods: pyzmq's enums and its Python layer cost more than libzmq itself.
 DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -47,8 +52,10 @@ class ZmqPort:
         "_get",
         "_monitor",
         "_name",
+        "_patience",
         "_recv",
         "_refused",
+        "_retry",
         "_send",
         "_shared",
         "_socket",
@@ -67,7 +74,12 @@ class ZmqPort:
         self._recv: Callable[..., Any] = raw.recv
         self._send: Callable[..., Any] = raw.send
         self._again = True
+        #: Whether a send was refused since `ready` was last called.
         self._refused = False
+        #: Seconds that `run` would now wait before it has a refused message offered again.
+        self._retry = FIRST_RETRY
+        #: Seconds that `run` does wait at most; 0 while it does not wait.
+        self._patience = 0.0
         self._closed = False
         #: What a peer calls us, if we chose that ourselves.
         self._name = bytes(socket.get(zmq.ROUTING_ID))
@@ -95,12 +107,58 @@ class ZmqPort:
         # EVENTS were read after the send that was refused, they may have swallowed the news.
         try:
             if self._refused:
-                with trio.move_on_after(_RETRY):
+                self._patience = self._retry
+                with trio.move_on_after(self._retry) as scope:
                     await trio.lowlevel.wait_readable(self._fd)
+                if scope.cancelled_caught:
+                    self._retry = min(2 * self._retry, LAST_RETRY)
             else:
+                self._patience = math.inf
                 await trio.lowlevel.wait_readable(self._fd)
         except trio.ClosedResourceError:
             pass  # a nudge, or the port was closed
+        finally:
+            self._patience = 0.0
+
+    def _take_batch(self, received: list[Received]) -> None:
+        """Receive messages until there are none or they are many."""
+        large = 0
+        try:
+            for _ in range(BATCH - 1):
+                large += self._take(received)
+                if large > BATCH_BYTES:
+                    break
+        except zmq.Again:
+            return
+        self._again = True
+
+    def _take(self, received: list[Received]) -> int:
+        """Receive one message; return the bytes in its large frames.
+
+        Raises:
+            zmq.Again: there is none.
+        """
+        raise NotImplementedError
+
+    def _offer(self, first: Frame, rest: Sequence[Frame]) -> bool:
+        """Send a message, or tell that there is no room for it."""
+        send = self._send
+        try:
+            send(first, DONTWAIT_MORE if rest else DONTWAIT)
+        except zmq.Again:
+            self._refused = True
+            if self._patience > self._retry:
+                # Not from inside `ready`, and `run` would sleep too long.
+                self._nudge()
+            return False
+        self._retry = FIRST_RETRY
+        if rest:
+            # libzmq takes a message whole, with its first part: what follows can't be refused.
+            for frame in rest[:-1]:
+                send(frame, DONTWAIT_MORE, len(frame) < LENT or type(frame) is not bytes)
+            frame = rest[-1]
+            send(frame, DONTWAIT, len(frame) < LENT or type(frame) is not bytes)
+        return True
 
     def _nudge(self) -> None:
         """Have `run` call `ready` soon."""

@@ -19,7 +19,7 @@ from ..._wire.frames import Frame, Frames
 from .._seam import Lost, PeerGone, Received
 from ._context import SharedContext
 from ._monitor import Monitor
-from ._port import BATCH, BATCH_BYTES, BY_REFERENCE, DONTWAIT, DONTWAIT_MORE, EVENTS, LENT, POLLIN, ZmqPort
+from ._port import BY_REFERENCE, DONTWAIT, EVENTS, POLLIN, ZmqPort
 
 MONITORED: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ENDED: Final = Lost("connection lost")
@@ -61,23 +61,7 @@ class RouterPort(ZmqPort):
             self._ended.clear()
         return received
 
-    def _take_batch(self, received: list[Received]) -> None:
-        large = 0
-        try:
-            for _ in range(BATCH - 1):
-                large += self._take(received)
-                if large > BATCH_BYTES:
-                    break
-        except zmq.Again:
-            return
-        self._again = True
-
     def _take(self, received: list[Received]) -> int:
-        """Receive one message; return the bytes in frames that were not copied.
-
-        Raises:
-            zmq.Again: there is none.
-        """
         recv = self._recv
         peer = recv(DONTWAIT)
         head = recv(DONTWAIT, False)
@@ -152,24 +136,9 @@ class RouterPort(ZmqPort):
             raise ValueError("a message has at least one frame")
         if peer not in self._peers:
             raise PeerGone(f"no peer {peer.hex()!r}")
-        send = self._send
         try:
-            send(peer, DONTWAIT_MORE)
-        except zmq.Again:
-            self._refuse()
-            return False
+            return self._offer(peer, frames)
         except zmq.ZMQError as exc:
             if exc.errno == EHOSTUNREACH:
                 raise PeerGone(f"peer {peer.hex()!r} can't be reached") from None
             raise
-        # libzmq took the whole message with the name of the peer: what follows can't be refused.
-        for frame in frames[:-1]:
-            send(frame, DONTWAIT_MORE, len(frame) < LENT or type(frame) is not bytes)
-        frame = frames[-1]
-        send(frame, DONTWAIT, len(frame) < LENT or type(frame) is not bytes)
-        return True
-
-    def _refuse(self) -> None:
-        if not self._refused:
-            self._refused = True
-            self._nudge()
