@@ -45,7 +45,7 @@ def settled(client: ClientMachine) -> None:
     assert statistics["waiting"] == statistics["outstanding"] == 0
     assert not any(isinstance(key, Call) for key in client._timers._when)
     assert client.calls() == []
-    assert client._budget == client.settings.connection_credit
+    assert client.credit.left == client.settings.connection_credit
 
 
 def error_of(call: Call) -> RequestError:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stage import FakeBroker, Stage, start, started
 
 from zmdp_trio._core.client import Call, ClientMachine
-from zmdp_trio._core.client.machine import SHARE
+from zmdp_trio._core.client.credit import SHARE
 from zmdp_trio._settings import MIB
 from zmdp_trio._wire import commands as c
 
@@ -19,7 +19,7 @@ SMALL = {"credit_messages": 4, "credit_bytes": 1000, "connection_credit": 8000}
 
 def budget(client: ClientMachine, calls: list[Call]) -> int:
     """What is left, what was granted, and what is unread: together always the whole."""
-    return client._budget + sum(max(call.granted, 0) + call.unread for call in calls)
+    return client.credit.left + sum(max(call.granted, 0) + call.unread for call in calls)
 
 
 class Source:
@@ -105,7 +105,7 @@ def test_streams_that_share_a_budget_never_stall_and_give_it_back(
     for call, (sizes, discards, left) in zip(calls, rows, strict=True):
         if not discards and len(sizes) <= left:
             assert taken[call] == len(sizes), "every partial reply was read"
-    assert client._budget == SMALL["connection_credit"]
+    assert client.credit.left == SMALL["connection_credit"]
     assert client.calls() == []
     assert client.protocol_errors == 0
 
@@ -124,7 +124,7 @@ def test_a_stream_is_granted_a_share_of_what_is_left() -> None:
     assert grants[0] == MIB
     assert grants == sorted(grants, reverse=True)
     assert sum(grants) < 16 * MIB
-    assert grants[-1] == pytest.approx(client._budget / SHARE, rel=0.1)
+    assert grants[-1] == pytest.approx(client.credit.left / SHARE, rel=0.1)
 
 
 def test_even_when_the_budget_is_used_up_one_message_gets_through() -> None:
@@ -136,13 +136,13 @@ def test_even_when_the_budget_is_used_up_one_message_gets_through() -> None:
     stage.flush()
     broker.send(c.Partial(1, 0, bytes(10_000)))
     stage.flush()
-    assert client._budget < 0
+    assert client.credit.left < 0
     third = start(client)
     stage.flush()
     assert [request.bytes for request in broker.take(c.Request)][-1] == 1
     for call in (hog, other, third):
         client.cancel(call)
-    assert client._budget == 100
+    assert client.credit.left == 100
 
 
 def test_a_reader_that_pauses_is_granted_no_more() -> None:
@@ -171,7 +171,7 @@ def test_a_call_that_discards_its_replies_is_granted_more_at_once_and_takes_no_b
     for _ in range(1000):
         broker.send(c.Partial(1, 0, bytes(100)))
     stage.flush()
-    assert client._budget == 16 * MIB
+    assert client.credit.left == 16 * MIB
     assert not call.inbox
     assert sum(credit.messages for credit in broker.take(c.Credit)) >= 1000 - 64
     assert call.partials == 1000
@@ -199,4 +199,4 @@ def test_three_machines_pass_a_long_stream_on_within_their_credit() -> None:
     worker.finish(execution, 0, b"done")
     stage.flush()
     assert call.outcome == c.Final(call.id, 0, b"done")
-    assert client._budget == 4000
+    assert client.credit.left == 4000

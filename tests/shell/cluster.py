@@ -87,7 +87,7 @@ class Cluster:
             "client.outstanding": client.outstanding,
             "client.timers": client.timers,
             "client.protocol_errors": client.protocol_errors,
-            "client.credit": self.client.settings.connection_credit - self.client._machine._budget,
+            "client.credit": self.client.settings.connection_credit - self.client._machine.credit.left,
         }
         for name, numbers in broker.services.items():
             held |= {

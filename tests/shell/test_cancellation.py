@@ -187,7 +187,7 @@ async def test_the_handler_is_cancelled_at_once(
             assert probe.left_at == before
             await cluster.settle()
             assert client.statistics().outstanding == client.statistics().timers == 0
-            assert client._machine._budget == client.settings.connection_credit
+            assert client._machine.credit.left == client.settings.connection_credit
         assert cluster.broker.statistics().services["handler"].cancelled == 1
         assert cluster.worker.statistics().cancelled == 1
 

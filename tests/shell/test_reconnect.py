@@ -110,7 +110,7 @@ async def test_requests_in_hand_when_the_broker_restarts_end_as_broker_lost(auto
             await until(lambda: left == 5)
         assert client.statistics().outstanding == client.statistics().waiting == 0
         assert (worker.statistics().running, worker.statistics().cancelling) == (0, 0)
-        assert client._machine._budget == client.settings.connection_credit
+        assert client._machine.credit.left == client.settings.connection_credit
 
 
 async def test_retry_runs_them_again_on_the_new_broker(autojump_clock: Any) -> None:

@@ -12,7 +12,6 @@ from ..._errors import (
     DeadlineExceeded,
     InvalidArgument,
     MessageTooLarge,
-    ProtocolError,
     RequestCancelled,
     RequestError,
     error_from_wire,
@@ -24,9 +23,8 @@ from ..dialler import Dialler
 from ..link import headers_size, request_weight
 from ..uplink import Greeted, Identity, Uplink
 from .call import Call, CallInput, CallState
+from .credit import CreditBudget
 
-#: A stream is granted this part of what is left of the connection's credit, at most.
-SHARE = 16
 #: Waits shorter than this are not split to look at the caller's deadline again.
 RESAMPLE_MIN = 0.02
 
@@ -44,8 +42,7 @@ class ClientMachine(Dialler):
         self._waiting: dict[Call, None] = {}
         self._news: list[Call] = []
         self._next_id = 0
-        #: Bytes that may still be granted to streams.
-        self._budget = settings.connection_credit
+        self.credit = CreditBudget(settings)
         self._turn = 0
         #: Replies to requests that had ended already.
         self.late_replies = 0
@@ -101,13 +98,10 @@ class ClientMachine(Dialler):
     def take(self, call: Call) -> c.Partial:
         """Take the oldest partial reply from the inbox, and grant credit for more as that gets short."""
         partial = call.inbox.popleft()
-        size = len(partial.body)  # type: ignore[arg-type]
-        call.unread -= size
-        self._budget += size
-        if call.state is CallState.SENT:
-            messages = call.granted_messages + len(call.inbox)
-            if 2 * messages <= self.settings.credit_messages or call.granted + call.unread <= call.low:
-                self._grant(call)
+        self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
+        if call.state is CallState.SENT and (credit := self.credit.top_up(call)) is not None:
+            assert call.uplink is not None
+            call.uplink.link.put(credit)
         return partial
 
     def cancel(self, call: Call) -> None:
@@ -182,32 +176,10 @@ class ClientMachine(Dialler):
         request.id = request_id
         call.sent_deadline = call.deadline
         request.left = None if call.deadline == math.inf else max(0.0, call.deadline - now)
-        request.messages = call.granted_messages = self.settings.credit_messages
-        if call.discards:
-            request.bytes = call.granted = self.settings.credit_bytes
-        else:
-            request.bytes = call.granted = self._target()
-            self._budget -= call.granted
-        call.low = call.granted // 2
+        self.credit.open(call)
         if call.enforced < math.inf:
             self._timers.set(call, call.enforced)
         uplink.link.put(request, request_weight(request))
-
-    def _target(self) -> int:
-        return max(1, min(self.settings.credit_bytes, self._budget // SHARE))
-
-    def _grant(self, call: Call) -> None:
-        """Top the credit up to what this call may have by now."""
-        messages = max(self.settings.credit_messages - call.granted_messages - len(call.inbox), 0)
-        target = self.settings.credit_bytes if call.discards else self._target()
-        size = max(target - call.granted - call.unread, 0)
-        if not call.discards:
-            self._budget -= max(call.granted + size, 0) - max(call.granted, 0)
-        call.granted_messages += messages
-        call.granted += size
-        call.low = (call.granted + call.unread) // 2
-        assert call.uplink is not None
-        call.uplink.link.put(c.Credit(call.id, messages, size))
 
     # ---- receiving
 
@@ -219,17 +191,11 @@ class ClientMachine(Dialler):
         size = len(partial.body)  # type: ignore[arg-type]
         call.heard = now
         call.partials += 1
-        call.granted_messages -= 1
+        credit = self.credit.arrived(call, size)
+        if credit is not None:
+            uplink.link.put(credit)
         if call.discards:
-            call.granted -= size
-            if 2 * call.granted_messages <= self.settings.credit_messages or call.granted <= call.low:
-                self._grant(call)
             return
-        if call.granted_messages < 0:
-            raise ProtocolError(f"request {partial.id}: a partial reply without credit")
-        self._budget += max(call.granted, 0) - max(call.granted - size, 0) - size
-        call.granted -= size
-        call.unread += size
         call.inbox.append(partial)
         if call.waiter is not None:
             self._news.append(call)
@@ -340,7 +306,7 @@ class ClientMachine(Dialler):
     def _again(self, call: Call, now: float) -> None:
         call.retries -= 1
         call.step(CallInput.AGAIN)
-        self._budget += 0 if call.discards else max(call.granted, 0)
+        self.credit.close(call)
         call.uplink = None
         uplink = self._choose(call)
         if uplink is None:
@@ -373,8 +339,7 @@ class ClientMachine(Dialler):
             if call.outcome is None:
                 call.outcome = RequestCancelled("the request was left", service=call.request.service)
             self._retire(call)
-        self._budget += 0 if call.discards else call.unread
-        call.unread = 0
+        self.credit.forget(call)
         call.inbox.clear()
 
     def _retire(self, call: Call) -> None:
@@ -384,8 +349,7 @@ class ClientMachine(Dialler):
             self._waiting.pop(call, None)
         elif call.uplink is not None:
             self._calls[call.uplink].pop(call.id, None)
-            self._budget += 0 if call.discards else max(call.granted, 0)
-            call.granted = 0
+            self.credit.close(call)
         call.step(CallInput.END)
 
     def statistics(self) -> dict[str, Any]:

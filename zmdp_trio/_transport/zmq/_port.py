@@ -147,9 +147,6 @@ class ZmqPort:
             send(first, DONTWAIT_MORE if rest else DONTWAIT)
         except zmq.Again:
             self._refused = True
-            if self._patience > self._retry:
-                # Not from inside `ready`, and `run` would sleep too long.
-                self._nudge()
             return False
         self._retry = FIRST_RETRY
         if rest:

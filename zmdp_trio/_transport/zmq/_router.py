@@ -137,8 +137,13 @@ class RouterPort(ZmqPort):
         if peer not in self._peers:
             raise PeerGone(f"no peer {peer.hex()!r}")
         try:
-            return self._offer(peer, frames)
+            if self._offer(peer, frames):
+                return True
         except zmq.ZMQError as exc:
             if exc.errno == EHOSTUNREACH:
                 raise PeerGone(f"peer {peer.hex()!r} can't be reached") from None
             raise
+        if self._patience > self._retry:
+            # This is not from inside `ready`, and `run` would wait too long.
+            self._nudge()
+        return False

@@ -1,0 +1,97 @@
+"""How much the workers may send to a client that has not read it: per request, and in all.
+
+A connection's credit is a budget.  A stream is granted a share of what is left of it, at least one byte, and since one
+message may overdraw what a stream has, each goes on, if only a message at a time.  What was granted and what came and
+was not read both count, until the one is spent or void and the other read.  A call that discards its partial replies
+reads them at once, and so costs no budget.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..._errors import ProtocolError
+from ..._settings import Settings
+from ..._wire import commands as c
+from .call import Call
+
+#: A stream is granted this part of what is left, at most.
+SHARE: Final = 16
+
+
+class CreditBudget:
+    """One client's credit.
+
+    Attributes:
+        left: bytes that may still be granted to streams; below zero where streams overdrew.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._messages = settings.credit_messages
+        self._bytes = settings.credit_bytes
+        self.left = settings.connection_credit
+
+    def open(self, call: Call) -> None:
+        """Give a call that is about to be sent its first credit, and write it into the request."""
+        call.granted_messages = self._messages
+        call.granted = self._target(call)
+        if not call.discards:
+            self.left -= call.granted
+        call.low = call.granted // 2
+        call.request.messages, call.request.bytes = call.granted_messages, call.granted
+
+    def arrived(self, call: Call, size: int) -> c.Credit | None:
+        """Count a partial reply that came; return more credit, if it was discarded and the rest gets short.
+
+        Raises:
+            ProtocolError: there was no credit for it.
+        """
+        call.granted_messages -= 1
+        if call.discards:
+            call.granted -= size
+            return self._grant(call) if self._is_short(call) else None
+        if call.granted_messages < 0:
+            raise ProtocolError(f"request {call.id}: a partial reply without credit")
+        self.left += max(call.granted, 0) - max(call.granted - size, 0) - size
+        call.granted -= size
+        call.unread += size
+        return None
+
+    def taken(self, call: Call, size: int) -> None:
+        """Count a partial reply that was read."""
+        call.unread -= size
+        self.left += size
+
+    def top_up(self, call: Call) -> c.Credit | None:
+        """Return more credit for a stream, if what it has gets short."""
+        return self._grant(call) if self._is_short(call) else None
+
+    def close(self, call: Call) -> None:
+        """Take back what a call was granted: nothing more will come for it."""
+        if not call.discards:
+            self.left += max(call.granted, 0)
+        call.granted = 0
+
+    def forget(self, call: Call) -> None:
+        """Count what came and will not be read."""
+        if not call.discards:
+            self.left += call.unread
+        call.unread = 0
+
+    def _is_short(self, call: Call) -> bool:
+        messages = call.granted_messages + len(call.inbox)
+        return 2 * messages <= self._messages or call.granted + call.unread <= call.low
+
+    def _target(self, call: Call) -> int:
+        """Bytes that a call may have by now."""
+        return self._bytes if call.discards else max(1, min(self._bytes, self.left // SHARE))
+
+    def _grant(self, call: Call) -> c.Credit:
+        messages = max(self._messages - call.granted_messages - len(call.inbox), 0)
+        size = max(self._target(call) - call.granted - call.unread, 0)
+        if not call.discards:
+            self.left -= max(call.granted + size, 0) - max(call.granted, 0)
+        call.granted_messages += messages
+        call.granted += size
+        call.low = (call.granted + call.unread) // 2
+        return c.Credit(call.id, messages, size)
