@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import resource
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import trio
+import trio.testing
 import zmq
 from transport_ends import OPTIONS, End, bind, call, connected, running
 
@@ -120,6 +123,55 @@ async def test_a_full_queue_refuses_and_then_wakes(endpoint: str, direction: str
         target.turn()
         for number in range(3000):
             assert (await target.get_frames())[0] == b"%d" % number
+        assert not source.unsent
+
+
+@pytest.mark.parametrize("direction", ["to the dialled", "to the bound"])
+async def test_a_peer_that_stays_full_costs_next_to_nothing(endpoint: str, direction: str) -> None:
+    async with pair(endpoint) as (bound, dialled, peer):
+        source, target, name = (bound, dialled, peer) if direction == "to the dialled" else (dialled, bound, DIALLED)
+        target.reading = False
+        posted = 0
+        while not source.unsent or not await _settled(source):
+            source.post(name, bytes(2**18))
+            posted += 1
+        before = source.turns
+        await trio.sleep(0.4)
+        assert source.turns - before < 20  # after 5 ms at first, then at ever longer intervals
+        target.reading = True
+        target.turn()
+        for _ in range(posted):
+            await target.get_frames()
+        assert not source.unsent
+
+
+async def _settled(end: End) -> bool:
+    """Wait until what was sent has left or can't; tell whether something can't."""
+    with trio.move_on_after(0.1):
+        while end.unsent:
+            await trio.lowlevel.checkpoint()
+    return bool(end.unsent)
+
+
+@pytest.mark.parametrize("direction", ["to the dialled", "to the bound"])
+async def test_news_of_room_is_not_swallowed_outside_of_ready(endpoint: str, direction: str) -> None:
+    """Whoever uses the port takes the signal that `run` waits for, and may not offer anything again."""
+    async with pair(endpoint) as (bound, dialled, peer):
+        source, target, name = (bound, dialled, peer) if direction == "to the dialled" else (dialled, bound, DIALLED)
+        await trio.testing.wait_all_tasks_blocked()
+        target.reading = False
+        posted = 1
+        source.post(name, b"")
+        while not source.unsent:
+            source.post(name, bytes(2**18))
+            posted += 1
+        target.reading = True
+        for _ in range(posted):
+            while not target.received:
+                target.turn()
+                assert not source.port.receive()
+                await trio.lowlevel.checkpoint()
+            await target.get_frames()
         assert not source.unsent
 
 
@@ -329,6 +381,70 @@ async def test_endpoints_that_do_not_go_together() -> None:
         listen(options=OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("tcp://nohost.invalid:5556", "the host name does not resolve to an address of this machine"),
+        ("tcp://192.0.2.1:5556", "not an address of this machine"),
+        ("tcp://127.0.0.1:x", "malformed; expected tcp://host:port, and a number for the port"),
+    ],
+)
+async def test_why_an_endpoint_can_not_be_bound(bad: str, why: str) -> None:
+    with pytest.raises(EndpointError) as caught:
+        listen(bad, options=OPTIONS)
+    assert str(caught.value) == f"{bad}: {why}"
+
+
+@pytest.mark.parametrize("bad", ["tcp://127.0.0.1:*", "tcp://*:5556", "ipc://*", "inproc://*", "memory://*"])
+async def test_a_wildcard_can_not_be_dialled(bad: str) -> None:
+    with pytest.raises(EndpointError, match="can't dial a wildcard") as caught:
+        dial(bad, OPTIONS)
+    assert str(caught.value).startswith(bad)
+
+
+async def test_our_own_side_of_a_dialled_endpoint_may_be_a_wildcard() -> None:
+    bound = bind("tcp://127.0.0.1:*")
+    dialled = call(bound.port.endpoints[0].replace("tcp://", "tcp://127.0.0.1:*;"))
+    async with running(bound, dialled):
+        await connected(dialled)
+
+
+@pytest.mark.parametrize("spare", range(12))
+async def test_file_descriptors_that_run_out(spare: int) -> None:
+    """Wherever opening a port fails, it is an EndpointError, and nothing is left behind."""
+    bound = bind("tcp://127.0.0.1:*")
+    address = bound.port.endpoints[0]
+    call(address).port.close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hoard = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 1024), limits[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                hoard.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(spare):
+            os.close(hoard.pop())
+        opened = []
+        for _ in range(20):
+            try:
+                opened.append(dial("inproc://nobody", OPTIONS))
+            except EndpointError as error:
+                assert str(error) == "inproc://nobody: Too many open files"
+                break
+        assert number < 19
+        with pytest.raises(EndpointError, match=r"^inproc://one, inproc://two: Too many open files$"):
+            listen("inproc://one", "inproc://two", options=OPTIONS)
+        for port in opened:
+            port.close()
+    finally:
+        for descriptor in hoard:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    dialled = call(address)
+    async with running(bound, dialled):  # and now it works
+        await connected(dialled)
+
+
 @pytest.mark.parametrize("bad", ["", "tcp", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "http://x"])
 async def test_endpoints_that_can_not_be_dialled(bad: str) -> None:
     with pytest.raises(EndpointError) as caught:
@@ -475,6 +591,15 @@ async def test_a_handshake_that_fails() -> None:
                 await trio.lowlevel.checkpoint()
             assert not dialled.received
         nursery.cancel_scope.cancel()
+
+
+async def test_a_handshake_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a process that is stopped: the kernel accepts the connection for it."""
+    monkeypatch.setattr("zmdp_trio._transport.zmq.HANDSHAKE_TIMEOUT", 50)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dialled = call(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        async with running(dialled):
+            assert await dialled.get() == (DIALLED, Lost("handshake failed: no answer"))
 
 
 async def test_a_name_that_a_peer_chose_may_come_back() -> None:

@@ -20,6 +20,7 @@ class End:
         self.port = port
         self.received: deque[Received] = deque()
         self.refusals = 0
+        self.turns = 0
         self.gone: list[bytes] = []
         self.echo = False
         self.reading = True
@@ -33,6 +34,7 @@ class End:
 
     def turn(self) -> None:
         """Receive, process, send, until there is nothing to receive after the last send."""
+        self.turns += 1
         while True:
             self._flush()
             batch = self.port.receive() if self.reading else ()

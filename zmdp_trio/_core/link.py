@@ -17,7 +17,21 @@ from typing import Any
 
 from .._errors import ProtocolError
 from .._wire import zmdp1
-from .._wire.commands import Batch, Command, Error, Final, Goodbye, Hello, Partial, Request, Welcome
+from .._wire.commands import (
+    MAX_AMOUNT,
+    Batch,
+    Command,
+    Credit,
+    Error,
+    Final,
+    Goodbye,
+    Heartbeat,
+    Held,
+    Hello,
+    Partial,
+    Request,
+    Welcome,
+)
 from .._wire.frames import Frame, Frames
 
 #: Batches, and bytes, that may be unacknowledged; a batch that is larger than the window goes out alone.
@@ -44,6 +58,7 @@ class Link:
         "_dirty",
         "_greeting",
         "_large",
+        "_latest",
         "_owed",
         "_owed_bytes",
         "_resend_wanted",
@@ -71,6 +86,8 @@ class Link:
         self.outbox: list[Command] = []
         self.outbox_bytes = 0
         self._large = False
+        #: By request, the CREDIT or HEARTBEAT in the outbox that more of its kind is added to.
+        self._latest: dict[int, Credit | Heartbeat] = {}
         self.scheduled = False
         self.skipped = 0
         self.duplicates = 0
@@ -97,6 +114,31 @@ class Link:
         if not self.scheduled:
             self.scheduled = True
             self._dirty.append(self)
+
+    def put_credit(self, credit: Credit) -> None:
+        """Queue a CREDIT; or add it to one for the same request that still waits, so that many take no more room."""
+        waiting = self._latest.get(credit.id)
+        if type(waiting) is Credit:
+            waiting.messages = min(waiting.messages + credit.messages, MAX_AMOUNT)
+            waiting.bytes = min(waiting.bytes + credit.bytes, MAX_AMOUNT)
+            if credit.left is not None:
+                waiting.left = credit.left
+        else:
+            self._latest[credit.id] = credit
+            self.put(credit)
+
+    def put_heartbeat(self, id: int, left: float | None = None) -> None:
+        """Queue a HEARTBEAT for one request; or let one that waits, or a CREDIT, say what this one would."""
+        waiting = self._latest.get(id)
+        if waiting is None:
+            waiting = self._latest[id] = Heartbeat([Held(id, left)])
+            self.put(waiting)
+        elif left is None:
+            return
+        elif type(waiting) is Credit:
+            waiting.left = left
+        else:
+            waiting.held[0].left = left  # type: ignore[union-attr]
 
     def put_uncounted(self, command: Command, *, received: int = 0) -> None:
         """Send a greeting or a farewell, outside the numbering, ahead of all else, and in place of any that waits."""
@@ -157,6 +199,8 @@ class Link:
         if size <= zmdp1.BATCH:
             self.outbox = []
             self.outbox_bytes = 0
+            if self._latest:
+                self._latest.clear()
             return outbox, size
         size = taken = 0
         for command in outbox:
@@ -166,13 +210,28 @@ class Link:
                 break
         self.outbox = outbox[taken:]
         self.outbox_bytes -= size
+        if self._latest:
+            self._let_go(outbox[:taken])
         return outbox[:taken], size
+
+    def _let_go(self, commands: Sequence[Command]) -> None:
+        """These are on their way: nothing can be added to them any more."""
+        for command in commands:
+            if isinstance(command, Credit):
+                id = command.id
+            elif isinstance(command, Heartbeat) and command.held:
+                id = command.held[0].id
+            else:
+                continue
+            if self._latest.get(id) is command:
+                del self._latest[id]
 
     def _put_half_back(self, commands: Sequence[Command], size: int) -> tuple[Sequence[Command], int]:
         half = len(commands) // 2
+        back = sum(COMMAND_BYTES + weight(command) for command in commands[half:])
         self.outbox = [*commands[half:], *self.outbox]
-        self.outbox_bytes += size - size // 2
-        return commands[:half], size // 2
+        self.outbox_bytes += back
+        return commands[:half], size - back
 
     @property
     def _window_full(self) -> bool:
@@ -297,6 +356,7 @@ class Link:
         self.outbox = []
         self.outbox_bytes = 0
         self._large = False
+        self._latest.clear()
 
 
 def weight(command: Command) -> int:
@@ -306,8 +366,8 @@ def weight(command: Command) -> int:
         return len(command.body)  # type: ignore[attr-defined]
     if isinstance(command, Request):
         return request_weight(command)
-    if kind is Error:
-        return len(command.message) + len(command.details)  # type: ignore[attr-defined]
+    if isinstance(command, Error):
+        return len(command.code) + len(command.reason) + len(command.message) + len(command.details)
     return 0
 
 

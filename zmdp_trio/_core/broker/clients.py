@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 from ..._errors import InvalidArgument, ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
-from ..link import headers_size, request_weight
+from ..link import headers_size, request_weight, weight
 from .dispatcher import Dispatcher
-from .job import Job, JobState
+from .job import Job, deadline_of
 from .keys import Caller, KeyedClient
 from .service import Service
 from .session import Session
@@ -45,49 +44,31 @@ class ClientCommands(Dispatcher):
         except InvalidArgument as error:
             service.counters.received += 1
             service.counters.refused += 1
-            session.link.put(self._error(request.id, error))
+            self._answer_error(session, request, error)
             self._forget_service(service)
             return None
         if entry is not None:
             self._join(session, request, entry, service, now)
             return None
         entry = self._keys.add(request, session.name)
-        self._keys.join(entry, session, request.id)
+        self._keys.join(entry, session, request.id, deadline_of(request, now))
         return entry
 
     def _join(self, session: Session, request: c.Request, entry: KeyedClient, service: Service, now: float) -> None:
         """Let a request share an execution, or have its outcome; the latest deadline of all counts."""
         if len(session.requests) >= self.settings.client_requests:
-            session.link.put(self._error(request.id, self._too_many()))
+            self._answer_error(session, request, self._too_many())
             self._forget_service(service)
             return
         service.counters.joined += 1
-        self._keys.join(entry, session, request.id)
-        left = math.inf if request.left is None else request.left
+        self._keys.join(entry, session, request.id, deadline_of(request, now))
         self._forget_service(service)
-        job = entry.job
-        if job is not None and now + left > job.deadline:
-            self._move_deadline(job, now + left)
-            self._forward_time_left(job, left)
+        self._share_deadline(entry, now)
 
-    def _job_of(self, session: Session, id: int) -> Job | None:
-        """Return what a client's credit and time left are for; of a keyed execution's callers, the reader's count."""
-        job = session.requests.get(id)
-        if isinstance(job, Caller):
-            return job.entry.job if job.entry.reader is job else None
-        return job
-
-    def _forward_time_left(self, job: Job, left: float) -> None:
-        if job.state is JobState.RUNNING:
-            self._tell_worker(job, c.Heartbeat([c.Held(job.id, left)]))
-
-    def _tell_worker(self, job: Job, command: c.Command) -> None:
-        """Pass a client's word on to the worker, unless the client says so much that it could drown it."""
-        assert job.offer is not None
-        link = job.offer.session.link
-        if link.outbox_bytes > 2 * self.settings.outbox:
-            raise ProtocolError("it sends more than a worker can read")
-        link.put(command)
+    def _answer_error(self, session: Session, request: c.Request, error: RequestError) -> None:
+        """Answer a request that no job was made of."""
+        command = self._error(request.id, error)
+        session.link.put(command, weight(command))
 
     def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
         """Why a request is not even queued; None if it may be."""
@@ -117,7 +98,13 @@ class ClientCommands(Dispatcher):
             self._leave(job, now)
 
     def _on_credit(self, session: Session, credit: c.Credit, now: float) -> None:
-        job = self._job_of(session, credit.id)
+        job = session.requests.get(credit.id)
+        if isinstance(job, Caller):
+            if credit.left is not None:
+                self._move_time_left(job, credit.left, now)
+                credit.left = None
+            # All callers have a deadline, but the reader alone gets what credit is for.
+            job = job.entry.job if job.entry.reader is job else None
         if job is None:
             return
         # What a worker is granted in one REQUEST has the limit of any amount.
@@ -125,16 +112,24 @@ class ClientCommands(Dispatcher):
         job.bytes = min(job.bytes + credit.bytes, c.MAX_AMOUNT)
         if credit.left is not None:
             self._move_deadline(job, now + credit.left)
-        if job.state is JobState.RUNNING:
+        if job.offer is not None:
             credit.id = job.id
-            self._tell_worker(job, credit)
+            job.offer.session.link.put_credit(credit)
 
     def _on_client_heartbeat(self, session: Session, heartbeat: c.Heartbeat, now: float) -> None:
         for held in heartbeat.held:
-            job = self._job_of(session, held.id)
+            job = session.requests.get(held.id)
             if job is not None and held.left is not None:
-                self._move_deadline(job, now + held.left)
-                self._forward_time_left(job, held.left)
+                self._move_time_left(job, held.left, now)
+
+    def _move_time_left(self, job: Job | Caller, left: float, now: float) -> None:
+        """A client moves a deadline: its own, which may be one of many."""
+        if isinstance(job, Caller):
+            job.entry.move_deadline(job, now + left)
+            self._share_deadline(job.entry, now)
+            return
+        self._move_deadline(job, now + left)
+        self._forward_time_left(job, left)
 
 
 #: What a client may send, and what it does.

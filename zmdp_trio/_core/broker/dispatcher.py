@@ -24,7 +24,7 @@ from ..._wire import commands as c
 from ..link import Link, weight
 from ..timers import Timers
 from .job import Job, JobInput, JobState
-from .keys import Caller, KeyTable
+from .keys import Caller, KeyedClient, KeyTable
 from .service import Counters, Offer, Service
 from .session import Session
 
@@ -104,7 +104,7 @@ class Dispatcher(ABC):
             or service.queued_bytes + job.size > settings.queue_bytes
             or service.waiting(job.owner) >= settings.client_queue
         )
-        if full and not again:
+        if (full and not again) or service.too_choosy(job):
             self._refuse(job, self._overloaded(f"{service.queued:,} requests are waiting for {service.name!r}"))
             return
         service.enqueue(job, first=again)
@@ -194,8 +194,11 @@ class Dispatcher(ABC):
         """The caller has left: drop the job, or have its worker cancel it."""
         if isinstance(job, Caller):
             execution = job.entry.job
-            if self._keys.leave(job) and execution is not None:
+            last = self._keys.leave(job)
+            if last and execution is not None:
                 self._leave(execution, now)
+            elif not last:
+                self._share_deadline(job.entry, now)
             return
         if job.state is JobState.QUEUED:
             self._timers.cancel(job)
@@ -217,6 +220,17 @@ class Dispatcher(ABC):
         job.deadline = deadline
         if job.state is JobState.QUEUED:
             self._timers.set(job, min(deadline, job.appear))
+
+    def _forward_time_left(self, job: Job, left: float) -> None:
+        if job.offer is not None:
+            job.offer.session.link.put_heartbeat(job.id, left)
+
+    def _share_deadline(self, entry: KeyedClient, now: float) -> None:
+        """A keyed execution lasts as long as the most patient of its callers."""
+        job, deadline = entry.job, entry.deadline
+        if job is not None and job.deadline != deadline:
+            self._move_deadline(job, deadline)
+            self._forward_time_left(job, max(deadline - now, 0.0))
 
     def _on_job_timer(self, job: Job, now: float) -> None:
         """A queued job's deadline has come, or no worker has."""
@@ -302,8 +316,8 @@ class Dispatcher(ABC):
             job.service.counters.cancelled += 1
             self._end(job, JobInput.FAIL)
         else:
-            job.rejected_by = {*(job.rejected_by or ()), offer.session}
-            if job.request is not None and job.service.served(job):
+            job.rejected_by = frozenset((*(job.rejected_by or ()), offer.session))
+            if job.service.served(job):
                 self._again(job, now)
             else:
                 self._refuse(job, RequestRejected("every worker rejected it"))

@@ -117,7 +117,7 @@ class Job:
         self.request: c.Request | None = request
         self.size = size
         self.state = JobState.QUEUED
-        self.deadline = math.inf if request.left is None else now + request.left
+        self.deadline = deadline_of(request, now)
         self.appear = math.inf
         self.retries = request.retry
         #: Only the worker of this name may have it.
@@ -127,7 +127,7 @@ class Job:
         self.messages = request.messages
         self.bytes = request.bytes
         self.partials = 0
-        self.rejected_by: set[Session] | None = None
+        self.rejected_by: frozenset[Session] | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.id} of {self.service.name!r} {self.state.name}>"
@@ -146,3 +146,8 @@ class Job:
     def choosy(self) -> bool:
         """Not every worker of the service may have it."""
         return self.wanted is not None or self.rejected_by is not None
+
+
+def deadline_of(request: c.Request, now: float) -> float:
+    """Return when the time of a request that has just come is up."""
+    return math.inf if request.left is None else now + request.left

@@ -17,6 +17,8 @@ import msgspec
 from ..._errors import Code, InvalidArgument, Overloaded
 from ..._settings import Settings
 from ..._wire import commands as c
+from ..link import weight
+from ..timers import Timers
 
 if TYPE_CHECKING:
     from .job import Job
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 NOT_REMEMBERED = frozenset(
     code.value for code in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
 )
+#: Bytes of an outcome that a caller gets though it does not read: what we would say instead is no shorter.
+SHORT_OUTCOME = 256
 
 
 def fingerprint(request: c.Request) -> tuple[int, int, int]:
@@ -61,6 +65,8 @@ class KeyedClient:
         self.callers: dict[Caller, None] = {}
         #: Who gets the partial replies: the caller that came first, unless it left or does not read.
         self.reader: Caller | None = None
+        #: When each caller's time is up, negated: the first is the latest.
+        self._deadlines: Timers[Caller] = Timers()
         self.job: Job | None = None
         self.outcome: c.Final | c.Error | None = None
         self.size = 0
@@ -74,13 +80,38 @@ class KeyedClient:
         """Where commands for this client are put."""
         return self
 
+    @property
+    def deadline(self) -> float:
+        """The latest deadline of all callers."""
+        return -self._deadlines.deadline
+
+    def move_deadline(self, caller: Caller, deadline: float) -> None:
+        """Let a caller wait longer, or shorter."""
+        self._deadlines.set(caller, -deadline)
+
+    def remove(self, caller: Caller) -> None:
+        """Take a caller out."""
+        del caller.session.requests[caller.id]
+        del self.callers[caller]
+        self._deadlines.cancel(caller)
+
+    def remove_all(self) -> list[Caller]:
+        """Take every caller out, and return them."""
+        callers = list(self.callers)
+        for caller in callers:
+            self.remove(caller)
+        self.job = self.reader = None
+        return callers
+
+    def put_heartbeat(self, id: int, left: float | None = None) -> None:
+        """Tell every caller that its request is being worked on."""
+        for caller in self.callers:
+            caller.session.link.put_heartbeat(caller.id)
+
     def put(self, command: c.Command, size: int = 0) -> None:
         """Pass on to the callers what a client of its own would get."""
         if isinstance(command, c.Partial):
             self._put_partial(command, size)
-        elif isinstance(command, c.Heartbeat):
-            for caller in self.callers:
-                caller.session.link.put(c.Heartbeat([c.Held(caller.id)]))
         elif isinstance(command, c.Final | c.Error):
             self._table.settle(self, command, size)
 
@@ -99,7 +130,7 @@ class KeyedClient:
             # Nobody reads: what was sent is as good as read.
             job.messages += 1
             job.bytes += size
-            job.offer.session.link.put(c.Credit(job.id, 1, size))
+            job.offer.session.link.put_credit(c.Credit(job.id, 1, size))
 
     def lose_reader(self) -> None:
         """Nobody reads from now on: the worker is not left waiting for credit that nobody would give."""
@@ -111,7 +142,7 @@ class KeyedClient:
         job.messages += messages
         job.bytes += size
         if job.offer is not None and (messages or size):
-            job.offer.session.link.put(c.Credit(job.id, messages, size))
+            job.offer.session.link.put_credit(c.Credit(job.id, messages, size))
 
 
 class KeyTable:
@@ -148,7 +179,7 @@ class KeyTable:
         entry = self._entries[key] = KeyedClient(self, key, name, fingerprint(request))
         return entry
 
-    def join(self, entry: KeyedClient, session: Session, id: int) -> None:
+    def join(self, entry: KeyedClient, session: Session, id: int, deadline: float) -> None:
         """Add a caller, who gets the outcome at once if it is there."""
         if entry.outcome is not None:
             self._tell(session, id, entry.outcome, entry.size)
@@ -157,13 +188,13 @@ class KeyTable:
         if not entry.callers:
             entry.reader = caller
         entry.callers[caller] = None
+        entry.move_deadline(caller, deadline)
         session.requests[id] = caller
 
     def leave(self, caller: Caller) -> bool:
         """Take a caller out; tell whether it was the last one."""
-        del caller.session.requests[caller.id]
         entry = caller.entry
-        del entry.callers[caller]
+        entry.remove(caller)
         if entry.callers:
             if entry.reader is caller:
                 entry.lose_reader()
@@ -174,11 +205,10 @@ class KeyTable:
 
     def expel(self, reader: Caller) -> None:
         """End the request of a reader that can't be sent what came; those who joined it are not affected."""
-        del reader.session.requests[reader.id]
-        del reader.entry.callers[reader]
+        reader.entry.remove(reader)
         reader.entry.lose_reader()
         message = "a partial reply was larger than the caller takes, or the caller does not read"
-        reader.session.link.put(c.Error(reader.id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message))
+        self._tell_overloaded(reader.session, reader.id, message)
 
     def drop(self, entry: KeyedClient) -> None:
         """Forget an execution."""
@@ -189,11 +219,8 @@ class KeyTable:
 
     def settle(self, entry: KeyedClient, outcome: c.Final | c.Error, size: int) -> None:
         """An execution has ended: tell its callers, and remember it for those who ask again."""
-        callers, entry.callers = entry.callers, {}
-        for caller in callers:
-            del caller.session.requests[caller.id]
+        for caller in entry.remove_all():
             self._tell(caller.session, caller.id, outcome, size)
-        entry.job = entry.reader = None
         if isinstance(outcome, c.Error) and (outcome.reason or outcome.code in NOT_REMEMBERED):
             self.drop(entry)
             return
@@ -204,11 +231,19 @@ class KeyTable:
         self._forget_old()
 
     def _tell(self, session: Session, id: int, outcome: c.Final | c.Error, size: int) -> None:
+        link = session.link
         if isinstance(outcome, c.Final) and size > session.limits.message:
             message = f"a reply of {size:,} bytes, the caller takes {session.limits.message:,}"
-            session.link.put(c.Error(id, Code.INTERNAL.value, "", message))
-            return
-        session.link.put(msgspec.structs.replace(outcome, id=id), size)
+            error = c.Error(id, Code.INTERNAL.value, "", message)
+            link.put(error, weight(error))
+        elif size > SHORT_OUTCOME and link.outbox_bytes + size > self.settings.outbox:
+            self._tell_overloaded(session, id, "the outcome was dropped: the caller does not read")
+        else:
+            link.put(msgspec.structs.replace(outcome, id=id), size)
+
+    def _tell_overloaded(self, session: Session, id: int, message: str) -> None:
+        error = c.Error(id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message)
+        session.link.put(error, weight(error))
 
     def _forget_old(self) -> None:
         settings = self.settings

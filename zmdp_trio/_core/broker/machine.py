@@ -46,6 +46,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         self.protocol_errors = 0
         #: Messages that came twice, in sessions that are over.
         self.duplicates = 0
+        #: Commands whose tags are unknown, in sessions that are over.
+        self._skipped = 0
 
     # ---- for the engine
 
@@ -67,7 +69,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
                     return
         except ProtocolError as error:
             self._drop(session, str(error), now)
-        if session.link.outbox_bytes > 2 * self.settings.outbox:
+        if not session.is_worker and session.link.outbox_bytes > 2 * self.settings.outbox:
+            # What waits for a worker is what clients sent: it gets no more work, and keeps what it has.
             self._drop(session, "it does not read what it asked for", now)
         if session.choked and session.link.outbox_bytes <= self.settings.outbox // 2:
             self._unchoke(session, now)
@@ -133,7 +136,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         if peer in self._shunned:
             return
         try:
-            commands, _ = zmdp1.decode(frames)
+            commands, skipped = zmdp1.decode(frames)
+            self._skipped += skipped
             hello = commands[1] if len(commands) > 1 else None
             if not isinstance(hello, c.Hello):
                 raise ProtocolError("greet first")
@@ -203,7 +207,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
             self._peers.pop(peer, None)
             self._shun(peer, reason)
 
-    def _end_session(self, session: Session, now: float) -> None:
+    def _end_session(self, session: Session, now: float, *, polite: bool = False) -> None:
         """A peer is gone for good: its requests are cancelled, the jobs it held are lost."""
         session.ended = True
         self._timers.cancel(session)
@@ -214,9 +218,10 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         session.link.close()
         session.link.drop_outbox()
         self.duplicates += session.link.duplicates
+        self._skipped += session.link.skipped
         for job in list(session.requests.values()):
             self._leave(job, now)
-        self._remove_worker(session, now, lost=not session.draining)
+        self._remove_worker(session, now, lost=not (session.draining or polite))
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + self.settings.heartbeat if self._sessions else math.inf
@@ -231,7 +236,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
     # ---- from clients and workers
 
     def _on_goodbye(self, session: Session, command: c.Goodbye, now: float) -> None:
-        self._end_session(session, now)
+        self._end_session(session, now, polite=True)
 
     def _on_hello(self, session: Session, command: c.Hello, now: float) -> None:
         """The greeting came again: our answer may have been lost."""
@@ -243,6 +248,11 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         """The BATCH was the link's."""
 
     # ---- statistics
+
+    @property
+    def skipped(self) -> int:
+        """Commands whose tags are unknown, in all sessions there ever were."""
+        return self._skipped + sum(session.link.skipped for session in self._sessions.values())
 
     @property
     def timers(self) -> int:

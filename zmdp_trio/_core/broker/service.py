@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 if TYPE_CHECKING:
     from .job import Job
     from .session import Session
+
+#: How many different sets of workers may have rejected what waits, of one service and one `worker`.
+MAX_REJECTIONS: Final = 256
 
 
 @attrs.define
@@ -62,7 +65,8 @@ class Service:
     Offers with a free slot stand in `_levels` by how many of their slots are taken, each level in the order in which
     they came to it: so the least loaded, and of these the longest idle, is the first of the lowest level.
 
-    Jobs wait per client, and the clients take turns.
+    Jobs wait per client, and the clients take turns.  Those that not every worker may have wait apart, with their like:
+    by the worker that they want, and by those that have rejected them.
     """
 
     __slots__ = (
@@ -87,8 +91,8 @@ class Service:
         self._levels: list[OrderedDict[Offer, None]] = [OrderedDict()]
         self._lowest = 0
         self._queues: OrderedDict[Session, OrderedDict[int, Job]] = OrderedDict()
-        #: Jobs that not every worker may have, oldest first.
-        self._choosy: OrderedDict[int, Job] = OrderedDict()
+        #: Jobs that not every worker may have, by the worker's name, None for any, and by who rejected them.
+        self._choosy: dict[str | None, dict[frozenset[Session] | None, OrderedDict[int, Job]]] = {}
         #: How many of them each client has.
         self._choosy_of: Counter[Session] = Counter()
         self.counters = Counters()
@@ -182,7 +186,8 @@ class Service:
     def enqueue(self, job: Job, *, first: bool = False) -> None:
         """Let a job wait; `first` before all others of its client."""
         if job.choosy:
-            self._choosy[job.id] = job
+            like = self._choosy.setdefault(job.wanted, {})
+            like.setdefault(job.rejected_by, OrderedDict())[job.id] = job
             self._choosy_of[job.owner] += 1
         else:
             queue = self._queues.get(job.owner)
@@ -196,7 +201,13 @@ class Service:
 
     def dequeue(self, job: Job) -> None:
         """Take a job out of the queue, wherever it is."""
-        if self._choosy.pop(job.id, None) is not None:
+        if job.choosy:
+            like = self._choosy[job.wanted]
+            del like[job.rejected_by][job.id]
+            if not like[job.rejected_by]:
+                del like[job.rejected_by]
+            if not like:
+                del self._choosy[job.wanted]
             self._choosy_of[job.owner] -= 1
             if not self._choosy_of[job.owner]:
                 del self._choosy_of[job.owner]
@@ -216,7 +227,7 @@ class Service:
         """Take the job that this worker gets next: clients take turns; a choosy job waits for none that is younger."""
         client, queue = next(iter(self._queues.items()), (None, None))
         job = next(iter(queue.values())) if queue else None
-        choosy = next((each for each in self._choosy.values() if each.suits(offer)), None)
+        choosy = self._choosy_for(offer) if self._choosy else None
         if choosy is not None and (job is None or choosy.id < job.id):
             self.dequeue(choosy)
             return choosy
@@ -227,10 +238,28 @@ class Service:
             self._queues.move_to_end(client)
         return job
 
+    def _choosy_for(self, offer: Offer) -> Job | None:
+        """Return the oldest job of those that are choosy, and that this worker may have."""
+        session, oldest = offer.session, None
+        for wanted in (session.name, None):
+            for rejected_by, jobs in self._choosy.get(wanted, {}).items():
+                if rejected_by is None or session not in rejected_by:
+                    job = next(iter(jobs.values()))
+                    if oldest is None or job.id < oldest.id:
+                        oldest = job
+        return oldest
+
+    def too_choosy(self, job: Job) -> bool:
+        """Whether a job was rejected by other workers than any that waits, and too many are as special: see above."""
+        if job.rejected_by is None:
+            return False
+        like = self._choosy.get(job.wanted, {})
+        return len(like) >= MAX_REJECTIONS and job.rejected_by not in like
+
     def choosy_jobs(self) -> list[Job]:
         """Return the jobs that wait and that not every worker may have."""
-        return list(self._choosy.values())
+        return [job for like in self._choosy.values() for jobs in like.values() for job in jobs.values()]
 
     def queued_jobs(self) -> list[Job]:
         """Return every job that waits."""
-        return [*self._choosy.values(), *(job for queue in self._queues.values() for job in queue.values())]
+        return [*self.choosy_jobs(), *(job for queue in self._queues.values() for job in queue.values())]

@@ -23,9 +23,11 @@ class Session:
         offers: what it serves, by service.
         heard: when its last message came.
         choked: too much is queued for it: it gets no more work for the time being.
+        answers: commands that it had answered since nothing was queued for it.
     """
 
     __slots__ = (
+        "answers",
         "choked",
         "draining",
         "ended",
@@ -58,6 +60,7 @@ class Session:
         #: Its last greeting went on with a session that was there.
         self.resumed = False
         self.choked = False
+        self.answers = 0
 
     def __repr__(self) -> str:
         return f"<Session {self.name} {self.role} requests={len(self.requests)} held={len(self.held)}>"

@@ -15,6 +15,12 @@ from .session import Session
 
 #: Bytes of an error's text and details that a worker may send.
 MAX_ERROR: Final = 128 * 2**10
+#: The same, of an error that its caller gets though it does not read: what we would say instead is no shorter.
+SHORT_ERROR: Final = 256
+#: Services that a worker may offer.
+MAX_SERVICES: Final = 4_096
+#: Answers that may wait for a worker: what clients have sent to it is not held against it.
+MAX_ANSWERS: Final = 10_000
 
 
 class WorkerCommands(Dispatcher):
@@ -40,7 +46,8 @@ class WorkerCommands(Dispatcher):
             partial.id = job.client_id
             link = job.client.link
             link.put(partial, size)
-            if link.outbox_bytes > self.settings.outbox:
+            if link.outbox_bytes > 2 * self.settings.outbox:
+                # Up to half of it may be final replies, which nobody grants credit for.
                 self._drop(job.owner, "it does not read what it asked for", now)
 
     def _unwelcome(self, client: Session | KeyedClient, size: int) -> RequestError:
@@ -89,9 +96,18 @@ class WorkerCommands(Dispatcher):
                 counters.expired += 1
             else:
                 counters.failed += 1
-            error.id = job.client_id
-            job.client.link.put(error, weight(error))
+            self._pass_on(job, error)
         self._settle(job, JobInput.FAIL, now)
+
+    def _pass_on(self, job: Job, error: c.Error) -> None:
+        """Give a caller a worker's error, or a short one if too much waits for it."""
+        size = weight(error)
+        link = job.client.link
+        if size > SHORT_ERROR and link.outbox_bytes + size > self.settings.outbox:
+            self._tell(job, self._overloaded("the error was dropped: the caller does not read"))
+            return
+        error.id = job.client_id
+        link.put(error, size)
 
     def _on_reject(self, session: Session, command: c.Reject, now: float) -> None:
         job = session.held.get(command.id)
@@ -106,7 +122,7 @@ class WorkerCommands(Dispatcher):
         for held in heartbeat.held:
             job = session.held.get(held.id)
             if job is not None and job.state is JobState.RUNNING:
-                job.client.link.put(c.Heartbeat([c.Held(job.client_id)]))
+                job.client.link.put_heartbeat(job.client_id)
 
     def _on_slots(self, session: Session, command: c.Slots, now: float) -> None:
         """A worker changes a lease, or offers a service that it did not before."""
@@ -116,14 +132,14 @@ class WorkerCommands(Dispatcher):
         if offer is None:
             if not 0 < len(command.service.encode()) <= self.settings.max_service_name:
                 raise ProtocolError("an offer of a service whose name is empty or too long")
-            if len(session.offers) >= self.settings.client_queue:
+            if len(session.offers) >= MAX_SERVICES:
                 raise ProtocolError("too many services")
             service = self._service(command.service)
             offer = session.offers[command.service] = Offer(session, service)
             service.add_offer(offer)
             self._timers.cancel(service)
         else:
-            session.link.put(command)
+            self._answer(session, command)
         offer.lease = command.slots
         if not session.choked:
             offer.service.set_slots(offer, command.slots)
@@ -132,7 +148,15 @@ class WorkerCommands(Dispatcher):
     def _on_drain(self, session: Session, command: c.Drain, now: float) -> None:
         session.draining = True
         self._remove_offers(session, now, lost=False)
-        session.link.put(c.Drained())
+        self._answer(session, c.Drained())
+
+    def _answer(self, session: Session, command: c.Command) -> None:
+        if not session.link.outbox:
+            session.answers = 0
+        session.answers += 1
+        if session.answers > MAX_ANSWERS:
+            raise ProtocolError("it does not read the answers to its commands")
+        session.link.put(command)
 
 
 #: What a worker may send, and what it does.

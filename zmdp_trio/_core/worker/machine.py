@@ -210,8 +210,14 @@ class WorkerMachine(Dialler):
         if leases is None or (self.draining and uplink not in self._undrained):
             uplink.link.put(c.Reject(request.id))
             return
+        lease = leases.lease(uplink)
+        # A lease that was cut counts in full until the broker has said that it holds to it.
+        if lease.running >= max(lease.slots, lease.told):
+            self.protocol_errors += 1
+            uplink.link.put(c.Reject(request.id))
+            return
         self.received += 1
-        leases.lease(uplink).running += 1
+        lease.running += 1
         execution = Execution(request, uplink, now)
         self._held[uplink][request.id] = execution
         self._events.append((WorkerEvent.START, execution))

@@ -42,7 +42,7 @@ NEVER: Final = 2**30
 
 #: What libzmq means, where the system's own words for it would mislead: "No such device" for a host name.
 _TCP_REASONS: Final = {
-    EINVAL: "the port is not a number",
+    EINVAL: "malformed; expected tcp://host:port, and a number for the port",
     ENODEV: "the host name does not resolve to an address of this machine",
     EADDRNOTAVAIL: "not an address of this machine",
 }
