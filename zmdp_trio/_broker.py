@@ -59,6 +59,8 @@ class BrokerStatistics:
     late_replies: int
     #: Messages that came twice.
     duplicates: int
+    #: Commands of a later version of the protocol, which were passed over.
+    skipped: int
     #: Messages and commands that were not to be expected.
     protocol_errors: int
     #: Deadlines that are watched.
@@ -97,6 +99,7 @@ class Broker:
             outbox_bytes=sum(session.link.held_bytes for session in sessions),
             late_replies=machine.late_replies,
             duplicates=machine.duplicates + sum(session.link.duplicates for session in sessions),
+            skipped=machine.skipped,
             protocol_errors=machine.protocol_errors,
             timers=machine.timers,
         )

@@ -59,7 +59,7 @@ class Settings:
     #: Requests that one client may have waiting in one service's queue.
     client_queue: int = attrs.field(default=4_096, validator=_count)
     #: Bytes that may be queued for one peer: above it a worker gets no more work,
-    #: and a client that does not read is cut off.
+    #: and at twice it a client that does not read is cut off.
     outbox: int = attrs.field(default=256 * MIB, validator=_count)
     #: Requests that one client may have outstanding in all.
     client_requests: int = attrs.field(default=65_536, validator=_count)

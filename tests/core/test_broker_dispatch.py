@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 from stage import EPOCH, Stage, ask, check_counters, hello
 
-from zmdp_trio._core.broker import JobState
+from zmdp_trio._core.broker import Job, JobState, workers
+from zmdp_trio._core.broker import service as services
+from zmdp_trio._core.link import COMMAND_BYTES, weight
 from zmdp_trio._settings import MIB
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
@@ -110,9 +113,7 @@ def test_credit_and_time_left_reach_the_worker() -> None:
     [request] = worker.take()
     client.send(c.Credit(5, 3, 100), c.Credit(5, 0, 0, 20.0), c.Heartbeat([c.Held(5, 30.0), c.Held(5), c.Held(9, 1.0)]))
     assert worker.take() == [
-        c.Credit(request.id, 3, 100),
-        c.Credit(request.id, 0, 0, 20.0),
-        c.Heartbeat([c.Held(request.id, 30.0)]),
+        c.Credit(request.id, 3, 100, 30.0),
     ]
 
 
@@ -572,6 +573,15 @@ def test_however_a_worker_goes_its_requests_are_lost(how: str) -> None:
         worker.vanish()
     elif how == "goodbye":
         worker.send(c.Goodbye())
+        # It went politely: that is no reason to wait for it.
+        check_counters(stage.broker)
+        assert stage.services() == []
+        assert errors(client) == [(1, *LOST)]
+        assert stage.broker.forgotten.lost == 1
+        client.send(ask(2))
+        stage.advance(1.0)
+        assert errors(client) == [(2, *NOT_FOUND)]
+        return
     elif how == "breach":
         worker.send(c.Welcome(1, "", b"", False, c.Limits(1, 1, 1), 1.0, []))
         assert worker.dropped
@@ -625,6 +635,47 @@ def test_a_rejected_request_is_told_when_the_last_worker_that_was_not_asked_leav
     two.send(c.Drain())
     stage.advance(1.0)
     assert errors(client) == [(1, *REJECTED)]
+
+
+def test_what_a_worker_may_not_have_costs_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(appear=1000.0)
+    worker, other, client = stage.worker("echo"), stage.client("other"), stage.client()
+    other.send(*(ask(id, worker=f"elsewhere {id % 7}") for id in range(1, 1001)))
+    client.send(*(ask(id) for id in range(1, 11)))
+    looked: list[None] = []
+    suits = Job.suits
+    monkeypatch.setattr(Job, "suits", lambda job, offer: looked.append(None) or suits(job, offer))
+    done = 0
+    while requests := worker.take(c.Request):
+        worker.send(*map(final, requests))
+        done += len(requests)
+    assert (done, len(looked)) == (10, 0)
+    assert stage.held() == {"echo": (1000, 0, 0)}
+    elsewhere = stage.worker("echo", name="elsewhere 3", slots=200)
+    assert [request.worker for request in elsewhere.take()] == ["elsewhere 3"] * 143
+    other.send(*map(c.Cancel, range(1, 1001)))
+    assert stage.service("echo").choosy_jobs() == []
+    assert not stage.service("echo")._choosy
+
+
+@mock.patch.object(services, "MAX_REJECTIONS", 2)
+def test_those_that_were_rejected_by_ever_more_workers_do_not_wait_without_end() -> None:
+    stage = Stage()
+    busy, client = stage.worker("echo", name="busy"), stage.client()
+    client.send(ask(1))
+    [first] = busy.take()
+    for id in range(2, 6):
+        worker = stage.worker("echo", name=f"worker {id}")
+        client.send(ask(id))
+        while requests := worker.take(c.Request):
+            worker.send(*(c.Reject(request.id) for request in requests))
+        worker.send(c.Drain())
+    assert len(errors(client)) == stage.service("echo").counters.refused == 2
+    assert stage.held() == {"echo": (2, 1, 0)}
+    busy.send(final(first))
+    [second] = busy.take()
+    busy.send(final(second))
+    assert len(busy.take()) == 1
 
 
 def test_a_certain_worker_s_rejection_is_told_at_once() -> None:
@@ -842,6 +893,120 @@ def test_a_client_that_asks_and_asks_and_never_reads_is_cut_off() -> None:
     assert zmdp1.decode(unread[-1])[0][1] == c.Goodbye("it does not read what it asked for", refused=True)
 
 
+def stuck(stage: Stage, *speakers: Any) -> None:
+    """Have peers read no more: what is sent to them waits, but for what is in the window."""
+    for speaker in speakers:
+        [session] = [each for each in stage.broker.sessions() if each.name == speaker.greeting.name]
+        session.link.opened = False
+
+
+def outbox(stage: Stage, name: str) -> list[c.Command]:
+    """Return what waits for a peer, and check that it was weighed."""
+    [link] = [session.link for session in stage.broker.sessions() if session.name == name]
+    assert link.outbox_bytes == sum(COMMAND_BYTES + weight(command) for command in link.outbox)
+    return list(link.outbox)
+
+
+def test_what_clients_say_does_not_pile_up_before_a_worker_that_does_not_read() -> None:
+    stage = Stage(outbox=5_000)
+    worker = stage.worker("echo", slots=10)
+    noisy, quiet = stage.client("noisy"), stage.client("quiet")
+    noisy.send(ask(1, messages=0, bytes=0))
+    quiet.send(ask(1))
+    one, two = worker.take()
+    stuck(stage, worker)
+    for n in range(1000):
+        noisy.send(c.Heartbeat([c.Held(1, 1.0 + n)]), c.Credit(1, 1, 2))
+    quiet.send(c.Credit(1, 7, 7))
+    assert outbox(stage, "worker") == [
+        c.Heartbeat([c.Held(one.id, 1.0)]),
+        c.Credit(one.id, 1000, 2000, 1000.0),
+        c.Credit(two.id, 7, 7),
+    ]
+    worker.send(c.Partial(one.id, 0, bytes(1999)), final(two))
+    assert [peer.dropped for peer in (noisy, quiet, worker)] == [False] * 3
+    assert noisy.take() == [c.Partial(1, 0, bytes(1999))]
+
+
+def test_a_worker_is_not_judged_by_what_clients_send_to_it() -> None:
+    stage = Stage(outbox=5_000)
+    worker, client = stage.worker("echo", slots=2), stage.client()
+    stuck(stage, worker)
+    client.send(ask(1, body=bytes(100_000)), ask(2))
+    worker.send(c.Heartbeat())
+    assert not worker.dropped
+    assert stage.held() == {"echo": (1, 1, 0)}
+
+
+@pytest.mark.parametrize("command", [c.Slots("echo", 3), c.Drain()])
+@mock.patch.object(workers, "MAX_ANSWERS", 10)
+def test_a_worker_that_does_not_read_what_it_has_answered_is_cut_off(command: c.Command) -> None:
+    stage = Stage()
+    worker = stage.worker("echo")
+    for _ in range(20):
+        worker.send(command)
+    assert not worker.dropped
+    stuck(stage, worker)
+    for _ in range(10):
+        worker.send(command)
+    assert [session.name for session in stage.broker.sessions()] == ["worker"]
+    worker.send(command)
+    assert stage.broker.sessions() == []
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_worker_s_heartbeats_and_errors_do_not_pile_up_before_a_client_that_does_not_read(key: str | None) -> None:
+    stage = Stage(outbox=20_000)
+    worker, client = stage.worker("echo", slots=1000), stage.client()
+    client.send(*(ask(id, key=key and f"{key}{id}") for id in range(1, 51)))
+    requests = worker.take()
+    stuck(stage, client)
+    for _ in range(100):
+        worker.send(*(c.Heartbeat([c.Held(request.id)] * 2) for request in requests[:10]))
+    assert outbox(stage, "client") == [c.Heartbeat([c.Held(id)]) for id in range(1, 11)]
+    worker.send(*(c.Error(request.id, "INTERNAL", "", "x" * 4000) for request in requests))
+    waiting = [each for each in outbox(stage, "client") if isinstance(each, c.Error)]
+    assert [error.id for error in waiting] == list(range(1, 51))
+    assert {(error.code, error.reason) for error in waiting} == {("INTERNAL", ""), OVERLOADED}
+    client.send(c.Heartbeat())
+    assert not client.dropped
+    assert "client" in [session.name for session in stage.broker.sessions()]
+    assert counted(stage)["failed"] == 50
+
+
+def test_final_replies_that_wait_leave_room_for_partial_ones() -> None:
+    stage = Stage(outbox=20_000)
+    worker, client = stage.worker("echo", slots=10), stage.client()
+    client.send(ask(1), ask(2))
+    one, two = worker.take()
+    stuck(stage, client)
+    worker.send(final(one, bytes(19_000)), c.Partial(two.id, 0, bytes(5_000)))
+    client.send(c.Heartbeat())
+    assert [type(command) for command in outbox(stage, "client")] == [c.Final, c.Partial]
+
+
+def test_a_remembered_reply_does_not_pile_up_before_a_client_that_does_not_read() -> None:
+    stage = Stage(outbox=20_000)
+    worker, client = stage.worker("echo"), stage.client()
+    client.send(ask(1, key="k"))
+    [request] = worker.take()
+    stuck(stage, client)
+    worker.send(final(request, bytes(9_000)))
+    client.send(*(ask(id, key="k") for id in range(2, 10)))
+    kinds = [type(command) for command in outbox(stage, "client")]
+    assert kinds == [c.Final] * 2 + [c.Error] * 7
+
+
+def test_every_error_of_the_broker_is_weighed() -> None:
+    stage = Stage(client_requests=1)
+    stage.worker("echo")
+    client = stage.client()
+    client.send(ask(1, key="k"))
+    stuck(stage, client)
+    client.send(ask(2, key="k"), ask(3, key="k", body=b"another"), ask(4))
+    assert [type(command) for command in outbox(stage, "client")] == [c.Error] * 3
+
+
 # ---- the drain
 
 
@@ -1019,6 +1184,41 @@ def test_the_others_get_the_final_reply_though_the_one_that_reads_left_without_c
     assert otto.take() == [c.Final(1, 0, b"!")]
 
 
+def test_a_caller_moves_no_deadline_but_its_own() -> None:
+    stage = Stage()
+    worker = stage.worker("echo")
+    anna, otto, ida = stage.client("anna"), stage.client("otto"), stage.client("ida")
+    anna.send(ask(1, key="k", left=10.0))
+    otto.send(ask(1, key="k", left=60.0))
+    [request] = worker.take(c.Request)
+    anna.send(c.Heartbeat([c.Held(1, 2.0)]), c.Credit(1, 1, 1, 1.0))
+    assert worker.take() == [c.Credit(request.id, 1, 1)]
+    otto.send(c.Credit(1, 5, 5, 20.0))
+    assert worker.take() == [c.Heartbeat([c.Held(request.id, 20.0)])]
+    ida.send(ask(1, key="k", left=40.0))
+    assert worker.take() == [c.Heartbeat([c.Held(request.id, 40.0)])]
+    ida.send(c.Cancel(1))
+    assert worker.take() == [c.Heartbeat([c.Held(request.id, 20.0)])]
+    otto.send(c.Heartbeat([c.Held(1, 0.5)]))
+    assert worker.take() == [c.Heartbeat([c.Held(request.id, 1.0)])]
+    worker.send(final(request))
+    assert anna.take() == otto.take() == [c.Final(1, 0, b"!")]
+
+
+def test_a_keyed_request_that_waits_ends_with_the_latest_deadline_of_those_who_stayed() -> None:
+    stage = Stage()
+    stage.worker("echo", slots=0)
+    anna, otto = stage.client("anna"), stage.client("otto")
+    anna.send(ask(1, key="k", left=5.0))
+    otto.send(ask(1, key="k", left=9.0))
+    stage.advance(6.0)
+    assert (errors(anna), errors(otto)) == ([], [])
+    otto.send(c.Cancel(1))
+    stage.advance(0.0)
+    assert errors(anna) == [(1, *EXPIRED)]
+    assert counted(stage) == {"received": 1, "joined": 1, "expired": 1}
+
+
 def test_only_the_reader_s_credit_and_the_latest_deadline_count() -> None:
     stage = Stage()
     worker = stage.worker("echo")
@@ -1031,6 +1231,8 @@ def test_only_the_reader_s_credit_and_the_latest_deadline_count() -> None:
     otto.send(c.Credit(1, 5, 5), c.Heartbeat([c.Held(1, 1.0)]))
     anna.send(c.Credit(1, 7, 7))
     assert worker.take() == [c.Heartbeat([c.Held(request.id, math.inf)]), c.Credit(request.id, 7, 7)]
+    otto.send(c.Cancel(2))
+    assert worker.take() == [c.Heartbeat([c.Held(request.id, 5.0)])]
 
 
 def test_a_keyed_request_runs_again_where_it_may_and_is_lost_where_not() -> None:
@@ -1125,22 +1327,6 @@ def test_a_key_that_was_used_with_another_payload_is_refused_and_leaves_nothing_
     assert [type(command) for command in client.take()] == [c.Final, c.Error, c.Final]
     assert stage.services() == []
     check_counters(stage.broker)
-
-
-def test_a_client_that_would_drown_a_worker_in_words_is_dropped_and_not_the_worker() -> None:
-    stage = Stage(outbox=5_000)
-    worker, client = stage.worker("echo"), stage.client()
-    client.send(ask(1))
-    [request] = worker.take()
-    worker.deliver = lambda frames: None  # type: ignore[method-assign]
-    for _ in range(1000):
-        client.shout(c.Credit(1, 1, 1), c.Heartbeat([c.Held(1, 1.0)]))
-        if client.dropped:
-            break
-    assert client.goodbye == c.Goodbye("it sends more than a worker can read", refused=True)
-    assert [session.name for session in stage.broker.sessions()] == ["worker"]
-    assert stage.held() == {"echo": (0, 0, 1)}
-    assert request.id in stage.broker.sessions()[0].held
 
 
 def test_what_became_of_requests_for_forgotten_services_is_still_counted() -> None:

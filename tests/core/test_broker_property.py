@@ -101,6 +101,9 @@ class Crowd(RuleBasedStateMachine):
         ids = range(self.asked + 1, self.asked + 1 + count)
         self.asked += count
         self.expected |= {(name, id) for id in ids}
+        for id in ids:
+            # A lie may have had this id, and its outcome.
+            self.outcomes.pop((name, id), None)
         client.send(*(ask(id, service, messages=messages, bytes=100 * messages, **fields) for id in ids))
         self.look()
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
+import msgspec
 import pytest
 from stage import EPOCH, LIMITS, Speaker, Stage, ask, check_counters, hello, session_id
 
+from zmdp_trio._core.broker import workers
 from zmdp_trio._core.broker.machine import MAX_SHUNNED
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
@@ -227,8 +230,9 @@ def test_one_id_for_two_requests_is_a_breach() -> None:
     check_counters(stage.broker)
 
 
+@mock.patch.object(workers, "MAX_SERVICES", 3)
 def test_offers_without_end_are_a_breach() -> None:
-    stage = Stage(client_queue=3)
+    stage = Stage()
     worker = stage.worker("a", "b")
     worker.send(c.Slots("c", 1), c.Slots("d", 1))
     assert worker.dropped
@@ -448,3 +452,15 @@ def test_replies_that_came_twice_are_counted() -> None:
     client.vanish()
     stage.advance(10.0)
     assert stage.broker.duplicates == 2
+
+
+def test_commands_that_nobody_knows_are_counted() -> None:
+    stage = Stage()
+    client = stage.client()
+    unknown = msgspec.msgpack.encode([[0, 1, 0], [99], [99, 1]])
+    stage.broker.receive(client.peer, [zmdp1.MAGIC, unknown], now=0.0)
+    assert stage.broker.skipped == 2
+    client.vanish()
+    stage.advance(10.0)
+    assert stage.broker.sessions() == []
+    assert stage.broker.skipped == 2

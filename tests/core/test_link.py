@@ -472,7 +472,7 @@ def test_unknown_commands_are_skipped_and_counted() -> None:
         (c.Request(1, "echo", 0, b"12345", 0, 0), 9),
         (c.Request(1, "echo", 0, b"", 0, 0, headers={"a": "bc"}), 7),
         (c.Request(1, "echo", 0, b"", 0, 0, headers={"a": "\N{EURO SIGN}"}), 8),
-        (c.Error(1, "INTERNAL", "", "abc", b"12"), 5),
+        (c.Error(1, "INTERNAL", "why", "abc", b"12"), 16),
         (c.Cancel(1), 0),
         (c.Heartbeat(), 0),
     ],
@@ -492,3 +492,88 @@ def test_only_greetings_and_farewells_come_outside_of_the_numbering(command: c.C
     here, _ = pair()
     with pytest.raises(ProtocolError, match="numbered"):
         here.link.receive(zmdp1.encode(c.Batch(0, 0), [command]))
+
+
+def test_what_is_put_back_into_an_outbox_counts_for_what_it_weighs() -> None:
+    here, there = pair()
+    error = c.Error(1, "NOT_FOUND", "service-not-found", "\N{PILE OF POO}" * 60_000)
+    commands = [c.Cancel(1), error, error, error, *[c.Cancel(1)] * 5]
+    for command in commands:
+        here.link.put(command, weight(command))
+    heard = []
+    while messages := list(here.messages()):
+        assert here.link.outbox_bytes == sum(COMMAND_BYTES + weight(command) for command in here.link.outbox)
+        for frames in messages:
+            heard += there.link.receive(frames)[1:]
+        for frames in there.messages():
+            here.link.receive(frames)
+    assert heard == commands
+    there.link.acknowledge()
+    for frames in there.messages():
+        here.link.receive(frames)
+    assert here.link.held_bytes == 0
+
+
+# ---- what is added to what waits
+
+
+def test_credit_and_heartbeats_that_wait_take_up_more() -> None:
+    here, there = pair()
+    link = here.link
+    link.put_heartbeat(1)
+    link.put_heartbeat(1)
+    link.put_heartbeat(1, 5.0)
+    link.put_credit(c.Credit(1, 2, 3))
+    link.put_heartbeat(1, 4.0)
+    link.put_credit(c.Credit(1, c.MAX_AMOUNT, 4))
+    link.put_credit(c.Credit(2, 1, 1, 9.0))
+    link.put_heartbeat(2)
+    link.put_credit(c.Credit(2, 1, 1, 8.0))
+    assert link.outbox_bytes == 3 * COMMAND_BYTES
+    [frames] = here.messages()
+    assert there.link.receive(frames)[1:] == [
+        c.Heartbeat([c.Held(1, 5.0)]),
+        c.Credit(1, c.MAX_AMOUNT, 7, 4.0),
+        c.Credit(2, 2, 2, 8.0),
+    ]
+    link.put_heartbeat(1, 3.0)
+    [frames] = here.messages()
+    assert there.link.receive(frames)[1:] == [c.Heartbeat([c.Held(1, 3.0)])]
+
+
+def test_nothing_is_added_to_what_is_on_its_way() -> None:
+    here, there = pair()
+    link = here.link
+    link.put_heartbeat(1, 5.0)
+    link.put_credit(c.Credit(2, 1, 1))
+    link.put(c.Heartbeat())
+    for _ in range(40):
+        here.say(8 * 2**10)
+    link.put_credit(c.Credit(3, 1, 1))
+    link.put_heartbeat(4, 1.0)
+    first = link.next_batch()
+    assert first is not None
+    link.batch_sent()
+    link.put_credit(c.Credit(2, 2, 2))
+    link.put_credit(c.Credit(3, 3, 3))
+    link.put_heartbeat(1, 4.0)
+    link.put_heartbeat(4, 2.0)
+    heard = [command for command in there.link.receive(first) if isinstance(command, c.Credit | c.Heartbeat)]
+    assert heard == [c.Heartbeat([c.Held(1, 5.0)]), c.Credit(2, 1, 1), c.Heartbeat()]
+    [second] = here.messages()
+    heard = [command for command in there.link.receive(second) if isinstance(command, c.Credit | c.Heartbeat)]
+    assert heard == [
+        c.Credit(3, 4, 4),
+        c.Heartbeat([c.Held(4, 2.0)]),
+        c.Credit(2, 2, 2),
+        c.Heartbeat([c.Held(1, 4.0)]),
+    ]
+
+
+def test_what_was_forgotten_takes_up_nothing() -> None:
+    here, there = pair()
+    here.link.put_heartbeat(1)
+    here.link.drop_outbox()
+    here.link.put_heartbeat(1)
+    [frames] = here.messages()
+    assert there.link.receive(frames)[1:] == [c.Heartbeat([c.Held(1)])]

@@ -91,6 +91,31 @@ def test_a_request_for_a_service_that_is_not_offered_is_rejected() -> None:
     assert check_counters(worker)["received"] == 0
 
 
+def test_a_broker_that_oversteps_its_lease_is_refused() -> None:
+    stage, broker, worker = play(slots=2)
+    executions = run(stage, broker, worker, *map(ask, range(5)))
+    assert len(executions) == 2
+    assert broker.take() == [c.Reject(2), c.Reject(3), c.Reject(4)]
+    n = check_counters(worker)
+    assert (n["protocol_errors"], n["running"], n["received"]) == (3, 2, 2)
+    worker.finish(executions[0], 0, b"")
+    assert len(run(stage, broker, worker, ask(5))) == 1
+
+
+def test_a_lease_that_was_cut_counts_until_the_broker_holds_to_it() -> None:
+    stage, first, _, worker = two_brokers(4)
+    stage.connect(worker, SECOND)
+    assert first.take() == [c.Slots("echo", 2)]
+    executions = run(stage, first, worker, *map(ask, range(4)))
+    assert len(executions) == 4, "they were on their way"
+    first.send(c.Slots("echo", 2))
+    for execution in executions[:2]:
+        worker.finish(execution, 0, b"")
+    assert run(stage, first, worker, ask(4)) == []
+    assert first.take(c.Reject) == [c.Reject(4)]
+    assert worker.protocol_errors == 1
+
+
 @pytest.mark.parametrize(
     ("message", "details", "expected"),
     [
@@ -293,6 +318,8 @@ def test_a_worker_takes_work_until_its_drain_is_acknowledged() -> None:
     assert broker.take() == [c.Reject(2)]
     assert not worker.drained
     worker.finish(execution, 0, b"")
+    assert not worker.drained, "the reply has not left"
+    stage.flush()
     assert worker.drained
     check_counters(worker)
 

@@ -8,8 +8,8 @@ import resource
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -409,12 +409,9 @@ async def test_our_own_side_of_a_dialled_endpoint_may_be_a_wildcard() -> None:
         await connected(dialled)
 
 
-@pytest.mark.parametrize("spare", range(12))
-async def test_file_descriptors_that_run_out(spare: int) -> None:
-    """Wherever opening a port fails, it is an EndpointError, and nothing is left behind."""
-    bound = bind("tcp://127.0.0.1:*")
-    address = bound.port.endpoints[0]
-    call(address).port.close()
+@contextmanager
+def _descriptors_left(count: int) -> Iterator[None]:
+    """Use up all file descriptors but so many."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     hoard = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 1024), limits[1]))
@@ -422,27 +419,36 @@ async def test_file_descriptors_that_run_out(spare: int) -> None:
         with suppress(OSError):
             while True:
                 hoard.append(os.open(os.devnull, os.O_RDONLY))
-        for _ in range(spare):
+        for _ in range(count):
             os.close(hoard.pop())
-        opened = []
-        for _ in range(20):
-            try:
-                opened.append(dial("inproc://nobody", OPTIONS))
-            except EndpointError as error:
-                assert str(error) == "inproc://nobody: Too many open files"
-                break
-        assert number < 19
-        with pytest.raises(EndpointError, match=r"^inproc://one, inproc://two: Too many open files$"):
-            listen("inproc://one", "inproc://two", options=OPTIONS)
-        for port in opened:
-            port.close()
+        yield
     finally:
         for descriptor in hoard:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    dialled = call(address)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+async def test_file_descriptors_that_run_out(left: int) -> None:
+    """Whichever of a port's three first descriptors is not to be had, `EndpointError` says so."""
+    await trio.to_thread.run_sync(_join_contexts)  # they would give some back meanwhile
+    bound = bind("tcp://127.0.0.1:*")
+    with _descriptors_left(left):
+        with pytest.raises(EndpointError, match=r"^tcp://127.0.0.1:5: Too many open files$"):
+            dial("tcp://127.0.0.1:5", OPTIONS)
+        with pytest.raises(EndpointError, match=r"^inproc://one, inproc://two: Too many open files$"):
+            listen("inproc://one", "inproc://two", options=OPTIONS)
+    dialled = call(bound.port.endpoints[0])
     async with running(bound, dialled):  # and now it works
         await connected(dialled)
+
+
+async def test_file_descriptors_that_run_out_before_the_first_port() -> None:
+    await trio.to_thread.run_sync(_join_contexts)
+    for left in range(10):
+        with _descriptors_left(left), pytest.raises(EndpointError, match=r": Too many open files$"):
+            dial("tcp://127.0.0.1:5", OPTIONS)
+        await trio.to_thread.run_sync(_join_contexts)
 
 
 @pytest.mark.parametrize("bad", ["", "tcp", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "http://x"])

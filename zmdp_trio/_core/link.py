@@ -185,7 +185,7 @@ class Link:
         frames = encode(batch, commands)
         while len(frames[1]) > zmdp1.MAX_COMMANDS and len(commands) > 1:
             # Their weights were far too low: the other side would refuse the batch.
-            commands, size = self._put_half_back(commands, size)
+            commands, size = self._put_half_back(commands)
             frames = encode(batch, commands)
         if not self.outbox:
             self._large = False
@@ -226,12 +226,11 @@ class Link:
             if self._latest.get(id) is command:
                 del self._latest[id]
 
-    def _put_half_back(self, commands: Sequence[Command], size: int) -> tuple[Sequence[Command], int]:
+    def _put_half_back(self, commands: Sequence[Command]) -> tuple[Sequence[Command], int]:
         half = len(commands) // 2
-        back = sum(COMMAND_BYTES + weight(command) for command in commands[half:])
         self.outbox = [*commands[half:], *self.outbox]
-        self.outbox_bytes += back
-        return commands[:half], size - back
+        self.outbox_bytes += _weights(commands[half:])
+        return commands[:half], _weights(commands[:half])
 
     @property
     def _window_full(self) -> bool:
@@ -369,6 +368,11 @@ def weight(command: Command) -> int:
     if isinstance(command, Error):
         return len(command.code) + len(command.reason) + len(command.message) + len(command.details)
     return 0
+
+
+def _weights(commands: Sequence[Command]) -> int:
+    """Return what these commands count for in an outbox."""
+    return sum(COMMAND_BYTES + weight(command) for command in commands)
 
 
 def request_weight(request: Request) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 #: Sockets that one context may hold; libzmq's own limit of 1023 is soon reached by a process full of clients.
 _MAX_SOCKETS: Final = 16_384
 
+#: File descriptors that libzmq needs to start its threads, and a few more.
+_DESCRIPTORS: Final = 10
+
 _current: trio.lowlevel.RunVar[SharedContext | None] = trio.lowlevel.RunVar("zmdp_zmq_context", None)
 
 
@@ -25,6 +29,7 @@ class SharedContext:
     __slots__ = ("_inproc", "_pid", "_users", "context")
 
     def __init__(self) -> None:
+        _check_descriptors()
         self.context = zmq.Context()
         self.context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         self._pid = os.getpid()
@@ -38,6 +43,7 @@ class SharedContext:
 
         Raises:
             RuntimeError: this is a forked child of the process that the run was started in.
+        OSError: there are not enough file descriptors left.
         """
         shared = _current.get()
         if shared is None:
@@ -78,3 +84,10 @@ class SharedContext:
                     neighbour._neighbour_closed(port)
                 if not neighbours:
                     del self._inproc[endpoint]
+
+
+def _check_descriptors() -> None:
+    """Fail where libzmq would abort the process: it does when its threads' descriptors are not to be had."""
+    with ExitStack() as opened:
+        for _ in range(_DESCRIPTORS):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
