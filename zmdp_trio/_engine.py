@@ -276,7 +276,7 @@ class DialEngine(Engine):
     """One dialled port per broker, dialled again when it is lost."""
 
     def __init__(self, machine: Dialler, act: Callable[[], None], settings: Settings, *, log_level: int) -> None:
-        """Make an engine; `log_level` is that of messages that a broker can't be had."""
+        """Make an engine; `log_level` is for the news that a broker can't be had that never was there."""
         super().__init__(machine, act)
         self._log_level = log_level
         self._dialler = machine
@@ -358,16 +358,16 @@ class DialEngine(Engine):
             self._dialler.lost(connection.uplink, reason, now=now)
 
     def _log_loss(self, uplink: Uplink, reason: str) -> None:
-        """Log why a broker can't be had: once, however often it is dialled."""
+        """Log why a broker can't be had: once, however often it is dialled; loudly if it never was there."""
         if self._logged.get(uplink.endpoint) != reason:
             self._logged[uplink.endpoint] = reason
-            level = logging.WARNING if uplink.unwelcome else self._log_level
+            level = logging.WARNING if uplink.unwelcome else logging.INFO if uplink.broker else self._log_level
             logger.log(level, "%s at %s: %s", self._dialler.identity.name, uplink.endpoint, reason)
 
     def _log_return(self, uplink: Uplink) -> None:
         """Log that a broker which could not be had is there again."""
         if uplink.up and self._logged.pop(uplink.endpoint, None) is not None:
-            logger.log(self._log_level, "%s at %s: connected", self._dialler.identity.name, uplink.endpoint)
+            logger.log(logging.INFO, "%s at %s: connected", self._dialler.identity.name, uplink.endpoint)
 
     def _send(self, link: Link, frames: Frames) -> bool:
         connection = self._connections.get(link.peer)
