@@ -21,6 +21,8 @@ coverage: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/speed.py $(BENCH)
+	$(BIN)/python benchmarks/cancellation.py
+	$(BIN)/python benchmarks/backpressure.py
 
 format: .venv/ready
 	$(BIN)/ruff format .
