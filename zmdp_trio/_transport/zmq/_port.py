@@ -171,6 +171,7 @@ class ZmqPort:
         if self._closed:
             return
         self._closed = True
+        self._refused = False
         self._get = self._recv = self._send = _refuse_closed
         self._shared.part(self)
         trio.lowlevel.notify_closing(self._fd)

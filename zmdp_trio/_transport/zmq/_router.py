@@ -8,6 +8,7 @@ what it said by then happened before that peer's connection, or is about it.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Sequence
 from errno import EHOSTUNREACH
 from typing import Final
@@ -31,7 +32,7 @@ _SRCFD: Final = int(zmq.SRCFD)
 class RouterPort(ZmqPort):
     """The bound side of a network."""
 
-    __slots__ = ("_descriptors", "_ended", "_peers")
+    __slots__ = ("_descriptors", "_ended", "_peers", "_signal")
 
     def __init__(
         self, shared: SharedContext, socket: zmq.Socket[bytes], monitor: Monitor, endpoints: tuple[str, ...]
@@ -43,12 +44,18 @@ class RouterPort(ZmqPort):
         self._descriptors: dict[int, list[bytes]] = {}
         #: Peers whose loss is told as soon as all their messages were.
         self._ended: dict[bytes, None] = {}
+        self._signal = select.poll()
+        self._signal.register(self._fd, select.POLLIN)
 
     @trio.lowlevel.enable_ki_protection
     def receive(self) -> Sequence[Received]:
         received: list[Received] = []
         if self._monitor.news:
             self._read_monitor()  # before EVENTS: then nothing that came before a loss is overlooked
+        if self._refused and self._signal.poll(0):
+            # Perhaps word that a full peer has room: the send that was refused need not have looked, for libzmq does
+            # so once in a millisecond, and EVENTS are about to use it up.
+            self._nudge()
         get = self._get
         # EVENTS cost a system call, an empty recv() an exception, which is as much as two of them.  So EVENTS are
         # asked while there may be one message or two, and only a longer row is read to its bitter end.
