@@ -24,7 +24,7 @@ PUBLIC = {
     for name, value in vars(zmdp_trio).items()
     if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
 }
-#: DESIGN.md, section 1: other people's code uses these.
+#: The names that are fixed: other people's code uses these.
 CONTRACT = {
     *("service", "Service", "Request", "Final", "ServiceError", "Reject"),
     *("serve_worker", "open_worker", "serve_broker", "open_broker", "open_client", "Client", "ReplyStream"),
