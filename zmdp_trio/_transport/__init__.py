@@ -22,6 +22,7 @@ from ._seam import PeerGone as PeerGone
 from ._seam import Port as Port
 from ._seam import Received as Received
 
+MAX_PORT: Final = 65_535
 _SCHEMES: Final = ("tcp", "ipc", "inproc", "memory")
 
 
@@ -77,6 +78,11 @@ def _scheme(endpoint: str) -> str:
     if not separator or not address or scheme not in _SCHEMES:
         forms = "tcp://host:port, ipc://path, inproc://name, memory://name"
         raise EndpointError(f"{endpoint}: not an endpoint; expected one of {forms}")
-    if scheme == "tcp" and not address.rpartition(":")[0]:
-        raise EndpointError(f"{endpoint}: the port is missing; expected tcp://host:port")
+    if scheme == "tcp":
+        host, _, port = address.rpartition(":")
+        if not host:
+            raise EndpointError(f"{endpoint}: the port is missing; expected tcp://host:port")
+        if port.isdecimal() and int(port) > MAX_PORT:
+            # libzmq would take the number modulo 2**16.
+            raise EndpointError(f"{endpoint}: there is no port above {MAX_PORT}")
     return scheme
