@@ -364,7 +364,8 @@ async def test_an_endpoint_can_be_bound_again_after_its_port_closed(endpoint: st
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "tcp", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "tcp://127.0.0.1:99999", "tcp://nosuchinterface:1", "http://x", "127.0.0.1:5",
+    ["", "tcp", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "tcp://127.0.0.1:99999", "tcp://nosuchinterface:1",
+     "http://x", "127.0.0.1:5",
      "tcp://192.0.2.1:5555", "ipc:///nonexistent/folder/socket", f"ipc:///tmp/{'x' * 200}", "ipc:///etc/hostname"],
 )  # fmt: skip
 async def test_endpoints_that_can_not_be_bound(bad: str) -> None:
