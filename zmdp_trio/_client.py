@@ -8,7 +8,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Unpack
+from typing import Any, Unpack
 
 import attrs
 import trio
@@ -22,10 +22,7 @@ from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._stream import ReplyStream
-from ._wire.commands import Request
-
-#: How often a request may be allowed to run again, at most.
-MAX_RETRY: Final = 2**10
+from ._wire.commands import MAX_RETRY, Request
 
 
 class _Default:

@@ -317,11 +317,11 @@ def test_a_heartbeat_makes_both_ends_quiet() -> None:
     here, there = pair()
     here.say()
     exchange(here, there)
-    assert not here.link.quiet
+    assert here.link.held_bytes
     there.beat()
     exchange(here, there)
-    assert here.link.quiet
-    assert there.link.quiet
+    assert not here.link.held_bytes
+    assert not there.link.held_bytes
     here.beat()
     there.beat()
     assert exchange(here, there) == 0, "an idle session says nothing"
@@ -411,7 +411,7 @@ def test_a_reset_forgets_the_session_but_not_what_waits() -> None:
     assert (here.link.sent, here.link.received, here.link.awaits_ack) == (0, 0, False)
     assert len(here.link.outbox) == 1
     here.link.drop_outbox()
-    assert here.link.quiet
+    assert not here.link.held_bytes
     assert here.link.held_bytes == 0
 
 

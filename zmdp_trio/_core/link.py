@@ -247,11 +247,6 @@ class Link:
         return self.outbox_bytes + self._unacked_bytes
 
     @property
-    def quiet(self) -> bool:
-        """Nothing is queued, unacknowledged, or owed: there is nothing to say to this peer."""
-        return not (self.outbox or self._unacked or self._unsent or self._owed or self._greeting)
-
-    @property
     def awaits_ack(self) -> bool:
         """Something that was sent is unacknowledged, and nothing waits whose sending would show whether it is lost."""
         return bool(self._unacked) and not self.outbox

@@ -25,8 +25,10 @@ Data = bytes
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 #: An amount of messages, bytes, or slots.
 Amount = Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
-#: How often a request may run again: enough for a fleet that restarts, too little for a payload that kills it.
-Retries = Annotated[int, msgspec.Meta(ge=0, le=2**10)]
+#: Enough for a fleet that restarts, too little for a payload that kills it.
+MAX_RETRY = 2**10
+#: How often a request may run again.
+Retries = Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRY)]
 #: A length of time in seconds; infinity is none that matters.
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
