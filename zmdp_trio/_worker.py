@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn, Unpack
+from typing import Any, Final, NoReturn, Unpack
 
 import attrs
 import msgspec
@@ -25,6 +25,9 @@ from ._service import Service
 from ._settings import Overrides, Settings, settings_with
 
 logger = logging.getLogger("zmdp_trio.worker")
+
+#: What ends one request alone.  That one handler wants to exit is no reason for the others to.
+HANDLED: Final = (Exception, SystemExit)
 
 
 @attrs.frozen
@@ -151,12 +154,11 @@ class Worker:
             with run.scope:
                 content, body = _payload.encode(await run_handler(service, payload, run))
                 machine.finish(execution, content, body)
-        except (Exception, SystemExit) as error:
-            # One handler that wants to exit is no reason for the others to.
+        except HANDLED as error:
             self._fail(service, execution, error)
         except BaseExceptionGroup as group:
             cancelled, rest = group.split(trio.Cancelled)
-            if rest is None or not isinstance(rest, Exception):
+            if rest is None or rest.split(HANDLED)[1] is not None:
                 raise
             self._fail(service, execution, rest)
             if cancelled is not None:
@@ -202,7 +204,8 @@ class Worker:
     def _client(self) -> Client:
         """Return the client for the handlers' own requests, which is opened when the first one wants it."""
         if self._callers is None:
-            self._callers = Client(self._brokers, f"{self.name} (calls)", self.settings)
+            # Cut, so that no name is too long to be sent.
+            self._callers = Client(self._brokers, f"{self.name[:60]} (calls)", self.settings)
             self._callers._engine.open()
             self._nursery.start_soon(self._callers._engine.run)
         return self._callers

@@ -37,6 +37,13 @@ async def exits() -> None:
     raise SystemExit(3)
 
 
+@service("exits.nursery")
+async def exits_in_a_nursery() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exits.function)
+        nursery.start_soon(trio.sleep_forever)
+
+
 @service("exits.sync")
 def exits_sync() -> None:
     raise SystemExit(3)
@@ -61,6 +68,7 @@ async def takes_set(payload: set[Any]) -> int:
     ("handler", "payload", "code"),
     [
         (exits, None, Code.INTERNAL),
+        (exits_in_a_nursery, None, Code.INTERNAL),
         (unspeakable, None, Code.INTERNAL),
         (misuse, None, Code.INTERNAL),
         (takes_set, [{}], Code.INVALID_ARGUMENT),
@@ -203,6 +211,16 @@ async def test_a_turn_that_was_cut_short_goes_on_by_itself(autojump_clock: Any) 
         await trio.testing.wait_all_tasks_blocked()
         assert engine.items == 0
         engine.close()
+
+
+async def test_a_worker_with_the_longest_name_may_call_others(autojump_clock: Any) -> None:
+    @service("asks")
+    async def asks(request: Request) -> Any:
+        return await request.request("echo", request.peer)
+
+    name = "ä" * 127
+    async with open_cluster(echo) as cluster, open_worker([asks], cluster.endpoint, name=name):
+        assert await cluster.client.request("asks") == "client"
 
 
 # ---- what @service refuses
