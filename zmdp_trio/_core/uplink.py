@@ -83,6 +83,10 @@ class Uplink:
         self.unwelcome = False
         #: The broker wants no new requests.
         self.draining = False
+        #: Too much waits for the broker: partial replies have to wait too.
+        self.choked = False
+        #: Requests that were turned down since nothing waited for the broker.
+        self.rejections = 0
         self._identity = identity
         self._settings = settings
 

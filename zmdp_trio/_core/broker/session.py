@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..._wire.commands import Command, Hello
-from ..link import Link
+from ..link import Ledger, Link
 
 if TYPE_CHECKING:
     from .job import Job
@@ -44,13 +44,16 @@ class Session:
         "resumed",
     )
 
-    def __init__(self, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any]) -> None:
+    def __init__(
+        self, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any], ledger: Ledger | None = None
+    ) -> None:
+        """Make a session; `ledger` is for what waits for clients: for a worker it is requests, which count already."""
         self.id = hello.session
         self.name = hello.name
         self.limits = hello.limits
         self.handlers = handlers
         self.is_worker = hello.offers is not None
-        self.link = Link(dirty)
+        self.link = Link(dirty, None if self.is_worker else ledger)
         self.requests: dict[int, Job | Caller] = {}
         self.held: dict[int, Job] = {}
         self.offers: dict[str, Offer] = {}

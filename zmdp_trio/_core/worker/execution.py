@@ -81,8 +81,8 @@ class Execution:
 
     @property
     def has_credit(self) -> bool:
-        """A partial reply may be sent now."""
-        return self.messages > 0 and self.bytes > 0
+        """A partial reply may be sent now: its reader and the connection have room."""
+        return self.messages > 0 and self.bytes > 0 and not self.uplink.choked
 
     def step(self, event: ExecutionInput) -> None:
         """Change state; a KeyError is a defect of the machine."""

@@ -18,6 +18,8 @@ from .leases import Leases
 #: Bytes of an error's message and details that are sent; more is cut off, or left out.
 MAX_ERROR_MESSAGE = 4 * 2**10
 MAX_ERROR_DETAILS = 64 * 2**10
+#: Requests that may be turned down for a broker that does not read it.
+MAX_REJECTIONS = 10_000
 
 
 class WorkerEvent(enum.IntEnum):
@@ -46,8 +48,10 @@ class WorkerMachine(Dialler):
         self._leases: dict[str, Leases[Uplink]] = {name: Leases(slots) for name, slots in services.items()}
         self._held: dict[Uplink, dict[int, Execution]] = {}
         self._strays: set[Execution] = set()
-        self._events: list[tuple[WorkerEvent, Execution]] = []
-        self._undrained: set[Uplink] = set()
+        #: In order, and each once, however often a broker says the same.
+        self._events: dict[tuple[WorkerEvent, Execution], None] = {}
+        self._choked: set[Uplink] = set()
+        self._undrained: dict[Uplink, None] = {}
         self.draining = False
         #: A WELCOME has come: the services can be called.
         self.welcomed = False
@@ -62,8 +66,10 @@ class WorkerMachine(Dialler):
 
     def take_events(self) -> list[tuple[WorkerEvent, Execution]]:
         """Return what is to be done, and forget it."""
-        events, self._events = self._events, []
-        return events
+        for uplink in list(self._choked):
+            self._unchoke(uplink)
+        events, self._events = self._events, {}
+        return list(events)
 
     def partial(self, execution: Execution, content: int, body: bytes) -> None:
         """Send a partial reply; the execution must be active and have credit.
@@ -77,7 +83,24 @@ class WorkerMachine(Dialler):
         execution.messages -= 1
         execution.bytes -= size
         execution.partials += 1
-        execution.uplink.link.put(c.Partial(execution.request.id, content, body), size)
+        link = execution.uplink.link
+        link.put(c.Partial(execution.request.id, content, body), size)
+        if link.outbox_bytes > self.settings.outbox:
+            # Whatever credit its clients gave, the broker does not take it as fast.
+            execution.uplink.choked = True
+            self._choked.add(execution.uplink)
+
+    def _unchoke(self, uplink: Uplink) -> None:
+        """Let handlers go on when half of what waited for a broker has left."""
+        if uplink.link.outbox_bytes > self.settings.outbox // 2:
+            return
+        self._choked.discard(uplink)
+        uplink.choked = False
+        for execution in self._held[uplink].values():
+            self._tell(WorkerEvent.CREDIT, execution)
+
+    def _tell(self, event: WorkerEvent, execution: Execution) -> None:
+        self._events[event, execution] = None
 
     def finish(self, execution: Execution, content: int, body: bytes) -> None:
         """Send the final reply, or what stands for it if the broker would not take that one."""
@@ -121,7 +144,7 @@ class WorkerMachine(Dialler):
         """Ask every broker for no more requests; `drained` tells when they all have said so."""
         if not self.draining:
             self.draining = True
-            self._undrained = {uplink for uplink in self.uplinks.values() if uplink.up}
+            self._undrained = {uplink: None for uplink in self.uplinks.values() if uplink.up}
             for uplink in self._undrained:
                 uplink.link.put(c.Drain())
 
@@ -174,13 +197,13 @@ class WorkerMachine(Dialler):
 
     def _on_down(self, uplink: Uplink, now: float) -> None:
         """Handlers go on: the session may come back."""
-        self._undrained.discard(uplink)
+        self._undrained.pop(uplink, None)
 
     def _on_given_up(self, uplink: Uplink, now: float) -> None:
         uplink.link.drop_outbox()
         for leases in self._leases.values():
             leases.close(uplink)
-        self._undrained.discard(uplink)
+        self._undrained.pop(uplink, None)
         self._orphan(uplink)
         self._share_out()
 
@@ -208,19 +231,28 @@ class WorkerMachine(Dialler):
             raise ProtocolError(f"request {request.id} came twice")
         leases = self._leases.get(request.service)
         if leases is None or (self.draining and uplink not in self._undrained):
-            uplink.link.put(c.Reject(request.id))
+            self._turn_down(uplink, request)
             return
         lease = leases.lease(uplink)
         # A lease that was cut counts in full until the broker has said that it holds to it.
         if lease.running >= max(lease.slots, lease.told):
             self.protocol_errors += 1
-            uplink.link.put(c.Reject(request.id))
+            self._turn_down(uplink, request)
             return
         self.received += 1
         lease.running += 1
         execution = Execution(request, uplink, now)
         self._held[uplink][request.id] = execution
-        self._events.append((WorkerEvent.START, execution))
+        self._tell(WorkerEvent.START, execution)
+
+    def _turn_down(self, uplink: Uplink, request: c.Request) -> None:
+        """Have another worker run a request."""
+        if not uplink.link.outbox:
+            uplink.rejections = 0
+        uplink.rejections += 1
+        if uplink.rejections > MAX_REJECTIONS:
+            raise ProtocolError("it does not read that its requests are rejected")
+        uplink.link.put(c.Reject(request.id))
 
     def _on_cancel(self, uplink: Uplink, command: c.Cancel, now: float) -> None:
         execution = self._held[uplink].get(command.id)
@@ -230,7 +262,7 @@ class WorkerMachine(Dialler):
     def _cancel(self, execution: Execution) -> None:
         if execution.state is ExecutionState.RUNNING:
             execution.step(ExecutionInput.CANCEL)
-            self._events.append((WorkerEvent.CANCEL, execution))
+            self._tell(WorkerEvent.CANCEL, execution)
 
     def _on_credit(self, uplink: Uplink, credit: c.Credit, now: float) -> None:
         execution = self._held[uplink].get(credit.id)
@@ -240,7 +272,7 @@ class WorkerMachine(Dialler):
         execution.messages += credit.messages
         execution.bytes += credit.bytes
         if starved and execution.has_credit:
-            self._events.append((WorkerEvent.CREDIT, execution))
+            self._tell(WorkerEvent.CREDIT, execution)
         if credit.left is not None:
             self._move_deadline(execution, now + credit.left)
 
@@ -252,7 +284,7 @@ class WorkerMachine(Dialler):
 
     def _move_deadline(self, execution: Execution, deadline: float) -> None:
         execution.deadline = deadline
-        self._events.append((WorkerEvent.DEADLINE, execution))
+        self._tell(WorkerEvent.DEADLINE, execution)
 
     def _on_slots(self, uplink: Uplink, command: c.Slots, now: float) -> None:
         leases = self._leases.get(command.service)
@@ -261,7 +293,7 @@ class WorkerMachine(Dialler):
             self._share_out()
 
     def _on_drained(self, uplink: Uplink, command: c.Drained, now: float) -> None:
-        self._undrained.discard(uplink)
+        self._undrained.pop(uplink, None)
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
         """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a DRAIN is followed by a GOODBYE."""
