@@ -16,10 +16,10 @@ PEERS = Path(__file__).with_name("test_sockets_processes.py")
 
 
 class Peer:
-    """A process that plays one role of `test_sockets_processes.py`, and says line by line how far it is."""
+    """A process that plays one role of a file of tests, and says line by line how far it is."""
 
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen([sys.executable, str(PEERS), *arguments], stdout=subprocess.PIPE, text=True)
+    def __init__(self, *arguments: str, program: Path = PEERS) -> None:
+        self.process = subprocess.Popen([sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True)
 
     @property
     def pid(self) -> int:
@@ -60,8 +60,8 @@ def spawn() -> Iterator[Callable[..., Peer]]:
     """Starts peers; they are killed when the test ends."""
     peers: list[Peer] = []
 
-    def spawn(*arguments: str) -> Peer:
-        peers.append(Peer(*arguments))
+    def spawn(*arguments: str, program: Path = PEERS) -> Peer:
+        peers.append(Peer(*arguments, program=program))
         return peers[-1]
 
     yield spawn

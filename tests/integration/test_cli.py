@@ -267,6 +267,9 @@ def test_no_broker(tmp_path: Path) -> None:
         (["broker", "--grace", "-1"], ["--grace", "'-1' is not a number of seconds"]),
         (["broker", "--grace", "nan"], ["--grace", "'nan' is not a number of seconds"]),
         (["broker", "--grace", "long"], ["--grace", "'long' is not a number of seconds"]),
+        (["worker", "words", "--grace", "-1"], ["--grace", "'-1' is not a number of seconds"]),
+        (["worker", "words", "--blocked-after", "0"], ["--blocked-after", "0.01 or more"]),
+        (["worker", "words", "--hung-after", "soon"], ["--hung-after", "'soon' is not a number of seconds"]),
         (["broker", "--bind", "tcp://nowhere"], ["tcp://HOST:PORT"]),
         (["broker", "--bind", "tcp://192.0.2.1:5555"], ["192.0.2.1"]),
         (["worker", "missing_module"], ["no module 'missing_module'"]),
@@ -341,31 +344,98 @@ def test_a_signal_ends_a_stream_whose_reader_is_stuck(cluster: Cluster) -> None:
         assert process.wait(LIMIT) == 130
 
 
-def test_worker_and_broker_drain_at_the_first_signal(cluster: Cluster, tmp_path: Path) -> None:
+SIGNALS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+@SIGNALS
+def test_worker_and_broker_drain_at_the_first_signal(number: signal.Signals, status: int, tmp_path: Path) -> None:
     go = tmp_path / "go"
     with start_broker(tmp_path) as (broker, endpoint):
         with start_worker(HERE, "cli_handlers:patient", endpoint) as worker:
             with start(tmp_path, "call", "patient", json.dumps(str(go)), "--connect", endpoint) as call:
                 line_with(worker.stdout, "entered")
-                worker.send_signal(signal.SIGTERM)
-                line_with(worker.stderr, "finishing")
+                worker.send_signal(number)
+                assert "finishing 1 request; a second signal" in line_with(worker.stderr, "finishing")
                 go.touch()
                 line_with(call.stdout, "done")
             assert worker.wait(LIMIT) == 0
-        broker.send_signal(signal.SIGTERM)
+        broker.send_signal(number)
+        line_with(broker.stderr, "leaving")
         assert broker.wait(LIMIT) == 0
 
 
-def test_worker_ends_now_at_the_second_signal(cluster: Cluster, tmp_path: Path) -> None:
-    with start_broker(tmp_path) as (_, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+def test_a_broker_that_drains_runs_what_it_has_and_refuses_what_is_new(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with start_broker(tmp_path) as (broker, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+        with start(tmp_path, "call", "patient", json.dumps(str(go)), "--connect", endpoint) as call:
+            line_with(worker.stdout, "entered")
+            broker.send_signal(signal.SIGTERM)
+            line_with(broker.stderr, "finishing 1 request")
+            late = run(tmp_path, "call", "echo", "--connect", endpoint)
+            assert (late.returncode, late.stdout) == (8, b"")
+            assert b"the broker is draining" in late.stderr
+            go.touch()
+            line_with(call.stdout, "done")
+            assert call.wait(LIMIT) == 0
+        assert broker.wait(LIMIT) == 0
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(LIMIT) == 0
+
+
+@SIGNALS
+@pytest.mark.parametrize("role", ["worker", "broker"])
+def test_the_second_signal_ends_it_now(role: str, number: signal.Signals, status: int, tmp_path: Path) -> None:
+    with start_broker(tmp_path) as (broker, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
         with start(tmp_path, "call", "silent", '"x"', "--connect", endpoint) as call:
             line_with(worker.stdout, "entered")
-            worker.send_signal(signal.SIGTERM)
-            line_with(worker.stderr, "finishing")
-            worker.send_signal(signal.SIGTERM)
+            process = {"broker": broker, "worker": worker}[role]
+            process.send_signal(number)
+            line_with(process.stderr, "finishing 1 request")
+            process.send_signal(number)
             line_with(worker.stdout, "left")
-            assert worker.wait(LIMIT) == 143
+            assert process.wait(LIMIT) == status
             assert call.wait(LIMIT) == 8
+
+
+@pytest.mark.parametrize("role", ["worker", "broker"])
+def test_the_end_of_the_grace_time_cancels_what_still_runs(role: str, tmp_path: Path) -> None:
+    grace = {"worker": "30", "broker": "30"} | {role: "0.2"}
+    bind = ("broker", "--bind", "tcp://127.0.0.1:*", "--json", "--grace", grace["broker"])
+    with start(tmp_path, *bind) as broker:
+        endpoint = json.loads(line_with(broker.stdout, "endpoints"))["endpoints"][0]
+        with start(HERE, "worker", "cli_handlers", "--connect", endpoint, "--grace", grace["worker"]) as worker:
+            line_with(worker.stdout, "offering")
+            with start(tmp_path, "call", "silent", '"x"', "--connect", endpoint) as call:
+                line_with(worker.stdout, "entered")
+                process = {"broker": broker, "worker": worker}[role]
+                process.send_signal(signal.SIGTERM)
+                line_with(process.stderr, "the grace time is over; cancelling 1 request")
+                line_with(worker.stdout, "left")
+                assert process.wait(LIMIT) == 143
+                assert call.wait(LIMIT) == 8
+
+
+def test_a_worker_whose_broker_is_gone_finishes_what_it_runs_and_leaves(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with start_broker(tmp_path) as (broker, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+        with start(tmp_path, "call", "patient", json.dumps(str(go)), "--connect", endpoint):
+            line_with(worker.stdout, "entered")
+            broker.kill()
+            line_with(worker.stderr, "connection lost")
+            worker.send_signal(signal.SIGTERM)
+            line_with(worker.stderr, "finishing 1 request")
+            go.touch()
+            assert worker.wait(LIMIT) == 0
+
+
+def test_a_worker_whose_broker_does_not_answer_leaves_when_the_grace_time_is_over(tmp_path: Path) -> None:
+    with start_broker(tmp_path) as (broker, endpoint):
+        with start(HERE, "worker", "cli_handlers", "--connect", endpoint, "--grace", "0.2") as worker:
+            line_with(worker.stdout, "offering")
+            broker.send_signal(signal.SIGSTOP)
+            worker.send_signal(signal.SIGTERM)
+            line_with(worker.stderr, "the grace time is over; somebody at the other end did not answer")
+            assert worker.wait(LIMIT) == 143
 
 
 def test_a_third_signal_ends_a_worker_whose_thread_goes_on(tmp_path: Path) -> None:

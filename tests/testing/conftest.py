@@ -1,0 +1,14 @@
+"""What the harness' own tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+from zmdp_trio.testing import VirtualClock
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
