@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ..._errors import (
+    BrokerLost,
     DeadlineExceeded,
     InvalidArgument,
     MessageTooLarge,
@@ -91,6 +92,7 @@ class Dispatcher(ABC):
         assert request is not None
         request.id = job.id
         request.peer = job.client.name
+        request.caller, request.call = job.owner.digest, job.client_id
         request.messages, request.bytes = job.messages, job.bytes
         request.left = job.deadline - now if job.deadline < math.inf else None
         worker.link.put(request, job.size)
@@ -315,6 +317,8 @@ class Dispatcher(ABC):
         if job.state is JobState.CANCELLING:
             job.service.counters.cancelled += 1
             self._end(job, JobInput.FAIL)
+        elif job.request is None:
+            self._refuse(job, BrokerLost("a worker rejected it, and its payload was lost with the broker"))
         else:
             job.rejected_by = frozenset((*(job.rejected_by or ()), offer.session))
             if job.service.served(job):
