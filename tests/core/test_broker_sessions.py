@@ -152,7 +152,7 @@ def test_those_who_are_ignored_are_remembered_up_to_a_number() -> None:
 # ---- what is whose to say
 
 
-FROM_CLIENT = {c.Batch, c.Hello, c.Goodbye, c.Request, c.Cancel, c.Credit, c.Heartbeat}
+FROM_CLIENT = {c.Batch, c.Hello, c.Goodbye, c.Request, c.Cancel, c.Credit, c.Heartbeat, c.Claim}
 FROM_WORKER = {
     c.Batch,
     c.Hello,
@@ -164,6 +164,7 @@ FROM_WORKER = {
     c.Heartbeat,
     c.Slots,
     c.Drain,
+    c.Holdings,
 }
 SAMPLES: dict[type[c.Command], c.Command] = {
     c.Batch: c.Batch(0, 0),
@@ -181,6 +182,9 @@ SAMPLES: dict[type[c.Command], c.Command] = {
     c.Drain: c.Drain(),
     c.Drained: c.Drained(),
     c.Goodbye: c.Goodbye(),
+    c.Claim: c.Claim(1, "echo", 0, 1, 1),
+    c.Holdings: c.Holdings([c.Holding(b"caller", 1, "echo")]),
+    c.Resume: c.Resume(1, b"caller", 1, 0, 1, 1),
 }
 
 

@@ -426,7 +426,7 @@ def test_a_call_survives_a_connection_that_comes_back() -> None:
     settled(client)
 
 
-@pytest.mark.parametrize("how", ["restarted", "did not come back", "said goodbye", "said goodbye while we greeted"])
+@pytest.mark.parametrize("how", ["forgot us", "did not come back", "said goodbye", "refused us", "refused to greet us"])
 @pytest.mark.parametrize("retry", [0, 1])
 @pytest.mark.parametrize("partials", [0, 1])
 def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, partials: int) -> None:
@@ -436,7 +436,7 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
     broker.send(*[c.Partial(1, 0, b"p")] * partials)
     stage.flush()
     broker.take()
-    if how == "restarted":
+    if how == "forgot us":
         stage.disconnect(client)
         stage.connect(client)
     elif how == "did not come back":
@@ -444,6 +444,11 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
         stage.advance(10.0)
     elif how == "said goodbye":
         broker.send(c.Goodbye("the broker stops"))
+        stage.flush()
+        assert (call.state, call.outcome) == (CallState.SENT, None), "another one may be started in its place"
+        stage.advance(10.0)
+    elif how == "refused us":
+        broker.send(c.Goodbye("that makes no sense", refused=True))
         stage.flush()
     else:
         stage.disconnect(client)
@@ -460,7 +465,7 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
         settled(client)
         return
     assert call.outcome is None
-    if how != "restarted":
+    if how != "forgot us":
         assert call.state is CallState.WAITING, "not sent to a broker that is leaving"
         broker.answers = True
         stage.connect(client)
@@ -663,9 +668,13 @@ def test_nothing_is_heard_after_a_broker_s_goodbye() -> None:
     call = start(client, a_request(retry=1))
     broker.send(c.Goodbye(), c.Final(1, 0, b""), c.Drain())
     stage.flush()
+    assert (call.state, call.outcome) == (CallState.SENT, None)
+    uplink = client.uplinks[BROKER]
+    assert uplink.state is State.DOWN
+    assert uplink.reason == "the broker said goodbye"
+    assert not uplink.draining
+    stage.advance(10.0)
     assert call.state is CallState.WAITING
-    assert client.uplinks[BROKER].reason == "the broker said goodbye"
-    assert not client.uplinks[BROKER].draining
     assert client.late_replies == 0
 
 
