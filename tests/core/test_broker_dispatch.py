@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from hashlib import blake2b
 from typing import Any
 from unittest import mock
 
 import msgspec
 import pytest
-from stage import EPOCH, Stage, ask, check_counters, hello
+from stage import EPOCH, Stage, ask, check_counters, hello, session_id
 
 from zmdp_trio._core.broker import Job, JobState, workers
 from zmdp_trio._core.broker import service as services

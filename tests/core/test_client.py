@@ -478,6 +478,64 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
     settled(client)
 
 
+@pytest.mark.parametrize("reason", ["broker-lost", "worker-lost"])
+@pytest.mark.parametrize("retry", [0, 1])
+@pytest.mark.parametrize("partials", [0, 1])
+def test_a_restarted_broker_is_asked_for_calls_before_they_run_again_or_are_lost(
+    reason: str, retry: int, partials: int
+) -> None:
+    stage, broker, client = play()
+    call = start(client, a_request(retry=retry, key="key"), explicit_deadline=9.0)
+    stage.flush()
+    broker.send(*[c.Partial(1, 0, b"p")] * partials)
+    stage.flush()
+    restart(stage, broker, client)
+    left = {"messages": 64 - partials, "bytes": client.settings.credit_bytes - partials, "left": 9.0}
+    assert broker.take() == [c.Claim(1, "echo", partials, **left, key="key")]
+    assert (call.state, call.outcome) == (CallState.SENT, None)
+    broker.send(c.Error(1, "UNAVAILABLE", reason, "nobody has it"))
+    stage.flush()
+    if not retry or partials:
+        assert error_of(call).reason == reason
+        if call.inbox:
+            client.take(call)
+        settled(client)
+        return
+    assert [request.id for request in broker.take(c.Request)] == [2]
+    broker.send(c.Error(2, "UNAVAILABLE", reason, "gone"))
+    stage.flush()
+    assert error_of(call).reason == reason, "that was no claim, and nothing is left to try"
+    settled(client)
+
+
+def test_what_was_not_sent_is_not_claimed() -> None:
+    stage, broker, client = play()
+    sent, unread = start(client), start(client, discards=True)
+    stage.flush()
+    stage.disconnect(client)
+    client.cancel(sent)
+    restart(stage, broker, client)
+    assert [(claim.id, claim.received) for claim in broker.take(c.Claim)] == [(2, None)]
+    broker.send(c.Final(2, 0, b"!"))
+    stage.flush()
+    late = start(client)
+    restart(stage, broker, client)
+    assert [(type(command), command.id) for command in broker.take()] == [(c.Request, 4)]
+    assert unread.outcome == c.Final(2, 0, b"!")
+    assert (late.state, late.retries) == (CallState.SENT, 0)
+
+
+def restart(stage: Stage, broker: FakeBroker, client: ClientMachine) -> None:
+    """Have another broker take the place of the one that was there."""
+    if (client, BROKER) in stage.lines:
+        stage.disconnect(client)
+    broker.answers = False
+    broker.take()
+    stage.connect(client)
+    broker.welcome(epoch=b"after-" + client.uplinks[BROKER].epoch)
+    stage.flush()
+
+
 def test_a_session_that_was_given_up_is_not_gone_on_with() -> None:
     """The broker may not have noticed anything; it must not go on with requests that nobody waits for."""
     stage, broker, client = play()
