@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench format coverage clean
+.PHONY: demo test check bench chaos soak stress format coverage clean
 
 demo: .venv/ready
 	$(BIN)/zmdp demo $(DEMO)
@@ -23,6 +23,19 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/speed.py $(BENCH)
 	$(BIN)/python benchmarks/cancellation.py
 	$(BIN)/python benchmarks/backpressure.py
+
+# Long runs over processes and tcp; the tests run a short form of each.  kill -9 of workers and of brokers under load: two
+# minutes; CHAOS="--seed 7 --seconds 600" and the like.  Ten minutes of mixed load, for memory and descriptors (Linux).
+chaos: .venv/ready
+	$(BIN)/python -m chaos.kills $(CHAOS)
+	$(BIN)/python -m chaos.two_brokers $(CHAOS)
+
+soak: .venv/ready
+	$(BIN)/python -m chaos.soak $(SOAK)
+
+# 50 seeds of random cancellation on each transport; STRESS=500 for more.
+stress: .venv/ready
+	ZMDP_STRESS=$(or $(STRESS),50) $(BIN)/pytest -q tests/shell/test_transport_contract.py -k other_seeds
 
 format: .venv/ready
 	$(BIN)/ruff format .

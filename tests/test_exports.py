@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 import zmdp_trio
+import zmdp_trio.testing
 from zmdp_trio import Code, RequestError, Settings
 from zmdp_trio._errors import error_from_wire
 from zmdp_trio._settings import DEFAULTS, Overrides, settings_with
@@ -24,13 +25,19 @@ PUBLIC = {
     for name, value in vars(zmdp_trio).items()
     if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
 }
+#: What the harness offers, beside aliases and variables.
+TESTING = {
+    f"testing.{name}": value
+    for name, value in vars(zmdp_trio.testing).items()
+    if name in zmdp_trio.testing.__all__ and (inspect.isclass(value) or inspect.isfunction(value))
+}
 #: The names that are fixed: other people's code uses these.
 CONTRACT = {
     *("service", "Service", "Request", "Final", "ServiceError", "Reject"),
     *("serve_worker", "open_worker", "serve_broker", "open_broker", "open_client", "Client", "ReplyStream"),
     *("Code", "RequestError", "WorkerLost", "BrokerLost", "ServiceNotFound", "Overloaded", "DeadlineExceeded"),
 }
-CLASSES = [pytest.param(value, id=name) for name, value in PUBLIC.items() if inspect.isclass(value)]
+CLASSES = [pytest.param(value, id=name) for name, value in (PUBLIC | TESTING).items() if inspect.isclass(value)]
 
 
 def test_the_names_of_the_contract_are_there() -> None:
@@ -74,9 +81,9 @@ def test_the_package_imports_neither_the_command_line_nor_the_tests_tools() -> N
             assert f"{name} import" not in INIT.read_text()
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", PUBLIC | TESTING)
 def test_every_public_name_is_documented(name: str) -> None:
-    doc = PUBLIC[name].__doc__
+    doc = (PUBLIC | TESTING)[name].__doc__
     assert doc
     assert doc.strip()
 
@@ -97,7 +104,7 @@ def test_every_public_method_is_documented(cls: type) -> None:
 
 def functions() -> list[Any]:
     found = []
-    for name, value in PUBLIC.items():
+    for name, value in (PUBLIC | TESTING).items():
         if inspect.isfunction(inspect.unwrap(value)):
             found.append(pytest.param(inspect.unwrap(value), id=name))
         elif inspect.isclass(value):

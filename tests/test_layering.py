@@ -19,13 +19,16 @@ SHELL = ("_errors", "_settings", "_wire", "_core", "_transport", "_engine")
 LAYERS: dict[str, tuple[str, ...]] = {
     "_errors": (),
     "_settings": (),
+    "_chance": (),
     "_wire": ("_errors", "_settings", "_wire"),
     "_core": ("_errors", "_settings", "_wire", "_core"),
     "_transport": ("_wire.frames", "_transport"),
-    "_engine": ("_errors", "_settings", "_wire", "_core", "_transport"),
-    "_names": ("_wire",),
+    "_log": (),
+    "_engine": ("_errors", "_settings", "_wire", "_core", "_transport", "_chance", "_log"),
+    "_names": ("_wire", "_chance"),
     "_nursery": (),
     "_payload": ("_errors", "_wire"),
+    "_watchdog": (),
     "_client": SHELL,
     "_stream": SHELL,
     "_broker": SHELL,
@@ -36,7 +39,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 SHELLS = [name for name, allowed in LAYERS.items() if allowed is SHELL]
 #: The shells know each other.
-SHELL_PARTS = (*SHELLS, "_names", "_nursery", "_payload")
+SHELL_PARTS = (*SHELLS, "_chance", "_names", "_nursery", "_payload", "_watchdog")
 
 
 def module_name(file: Path) -> str:
@@ -130,7 +133,7 @@ def test_no_machine_calls_a_clock(file: Path) -> None:
     assert clock_calls(file) == []
 
 
-@pytest.mark.parametrize("file", files(*SHELLS, "_names", "_nursery"), ids=name_of)
+@pytest.mark.parametrize("file", files(*SHELLS, "_chance", "_names", "_nursery", "_log"), ids=name_of)
 def test_the_shells_leave_the_clock_to_the_engine(file: Path) -> None:
     assert clock_calls(file) == []
     assert not {"time", "datetime"} & outside(file)
@@ -151,6 +154,16 @@ def test_the_command_line_uses_the_public_package_alone(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and "." * node.level + (node.module or "") in (PACKAGE, "..", "..."):
             assert all(not alias.name.startswith("_") or alias.name == "__version__" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", files("testing"), ids=name_of)
+def test_only_the_plugin_of_the_harness_needs_pytest(file: Path) -> None:
+    assert not {"pytest", "pytest_trio", "hypothesis"} & outside(file) or within(module_name(file), "testing.plugin")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not files_in(file, ("testing",))], ids=name_of)
+def test_the_product_does_without_its_harness(file: Path) -> None:
+    assert not any(within(name, "testing") for name in inside(file))
 
 
 def test_the_core_s_tests_know_no_trio() -> None:

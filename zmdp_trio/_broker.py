@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -11,6 +10,7 @@ from typing import NoReturn, Unpack
 import attrs
 import trio
 
+from ._chance import chance
 from ._core.broker import BrokerMachine, Counters, Service
 from ._engine import BrokerEngine, transport_options
 from ._names import peer_name
@@ -61,8 +61,12 @@ class BrokerStatistics:
     duplicates: int
     #: Commands of a later version of the protocol, which were passed over.
     skipped: int
-    #: Messages and commands that were not to be expected.
+    #: Messages and commands that were not to be expected: each cost its sender the connection.
     protocol_errors: int
+    #: Peers that were told to come again later, since `broker_sessions` were there.
+    turned_away: int
+    #: Bytes kept for all clients together, which `broker_memory` limits.
+    memory: int
     #: Deadlines that are watched.
     timers: int
 
@@ -78,7 +82,7 @@ class Broker:
         self.name = name
         self.settings = settings
         self.endpoints = port.endpoints
-        self._machine = BrokerMachine(name=name, epoch=secrets.token_bytes(8), settings=settings)
+        self._machine = BrokerMachine(name=name, epoch=chance().randbytes(8), settings=settings)
         self._engine = BrokerEngine(self._machine, port, self._act)
         self._idle = trio.Event()
 
@@ -101,6 +105,8 @@ class Broker:
             duplicates=machine.duplicates + sum(session.link.duplicates for session in sessions),
             skipped=machine.skipped,
             protocol_errors=machine.protocol_errors,
+            turned_away=machine.turned_away,
+            memory=machine.memory,
             timers=machine.timers,
         )
 

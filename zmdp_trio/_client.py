@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Unpack
@@ -14,6 +13,7 @@ import attrs
 import trio
 
 from . import _payload
+from ._chance import chance
 from ._core.client import Call, ClientMachine
 from ._core.uplink import Identity
 from ._engine import DialEngine
@@ -61,7 +61,7 @@ class Client:
     def __init__(self, brokers: tuple[str, ...], name: str, settings: Settings) -> None:
         self.name = name
         self.settings = settings
-        self._machine = ClientMachine(Identity(secrets.token_bytes(16), name), settings)
+        self._machine = ClientMachine(Identity(chance().randbytes(16), name), settings)
         self._engine = DialEngine(self._machine, self._act, settings, log_level=logging.INFO)
         for broker in brokers:
             self._machine.add(broker)

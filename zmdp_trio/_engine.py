@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
 
+from ._chance import chance
 from ._core.broker import BrokerMachine
 from ._core.dialler import Dialler
 from ._core.link import Link
 from ._core.uplink import Uplink
+from ._log import LimitedLog, plain
 from ._settings import Settings
 from ._transport import DIALLED, Connected, EndpointError, Lost, Options, PeerGone, Port, dial
 from ._wire.frames import Frames
 
 logger = logging.getLogger("zmdp_trio.engine")
+broker_logger = logging.getLogger("zmdp_trio.broker")
 
 #: Rounds of receiving and sending in one turn, after which other tasks get theirs.
 ROUNDS: Final = 16
@@ -240,9 +242,15 @@ class BrokerEngine(Engine):
         super().__init__(machine, act)
         self._broker = machine
         self._port = port
+        self._log = LimitedLog(broker_logger, logging.WARNING)
+
+    def close(self) -> None:
+        super().close()
+        self._log.summarize()
 
     def _run_ports(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._serve, self._port)
+        nursery.start_soon(self._log.run)
 
     def _ports(self) -> list[Port]:
         return [self._port]
@@ -254,6 +262,8 @@ class BrokerEngine(Engine):
                 self._broker.receive(peer, what, now=now)
             elif isinstance(what, Lost):
                 self._broker.lost(peer, now=now)
+        for who, why in self._broker.take_dropped():
+            self._log.log(f"{self._broker.name} dropped {plain(who)}: {plain(why)}", now=now)
         return bool(received)
 
     def _send(self, link: Link, frames: Frames) -> bool:
@@ -316,7 +326,7 @@ class DialEngine(Engine):
                 if clock() - since > LAST_DELAY:
                     delay = FIRST_DELAY
             # Jitter, so that the peers of a restarted broker don't all come at once.
-            await trio.sleep(delay * random.uniform(0.5, 1.5))
+            await trio.sleep(delay * chance().uniform(0.5, 1.5))
             delay = min(2 * delay, LAST_DELAY)
             try:
                 self._connect(uplink)
@@ -362,7 +372,7 @@ class DialEngine(Engine):
         if self._logged.get(uplink.endpoint) != reason:
             self._logged[uplink.endpoint] = reason
             level = logging.WARNING if uplink.unwelcome else logging.INFO if uplink.broker else self._log_level
-            logger.log(level, "%s at %s: %s", self._dialler.identity.name, uplink.endpoint, reason)
+            logger.log(level, "%s at %s: %s", self._dialler.identity.name, uplink.endpoint, plain(reason))
 
     def _log_return(self, uplink: Uplink) -> None:
         """Log that a broker which could not be had is there again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -19,9 +19,6 @@ from ._service import Service, Shape
 if TYPE_CHECKING:
     from ._client import Client
     from ._core.worker import Execution, WorkerMachine
-
-#: Seconds between two looks at the deadline while a thread waits for credit.
-LOOK: Final = 0.02
 
 
 class Run:
@@ -52,6 +49,14 @@ class Run:
     async def send(self, value: Any) -> None:
         """Send a partial reply, when there is credit.  A checkpoint only every so often: `yield` is a hot path."""
         content, body = _payload.encode(value)
+        if not self.execution.has_credit:
+            await self.wait_for_credit()
+        self.put(content, body)
+        if self._pace.due:
+            await self._pace.rest()
+
+    async def wait_for_credit(self) -> None:
+        """Wait until a partial reply may be sent, or nobody wants one any more."""
         execution = self.execution
         while not execution.has_credit:
             if not execution.active:
@@ -60,9 +65,6 @@ class Run:
             if self._parked is None:
                 self._parked = trio.lowlevel.ParkingLot()
             await self._parked.park()
-        self.put(content, body)
-        if self._pace.due:
-            await self._pace.rest()
 
     def put(self, content: int, body: bytes) -> None:
         """Hand a partial reply to the machine, unless nobody wants it any more."""
@@ -193,7 +195,7 @@ class ThreadOutbox:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._token = trio.lowlevel.current_trio_token()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._queue: deque[tuple[int, bytes]] = deque()
         self._messages = run.execution.messages
         self._bytes = run.execution.bytes
@@ -207,19 +209,30 @@ class ThreadOutbox:
         """
         content, body = _payload.encode(value)
         self._run.check_size(len(body))
-        with self._changed:
-            while not (self._active and self._messages > 0 and self._bytes > 0):
-                # A cancellation wakes us; that the deadline passed, only the next look at it shows.
-                trio.from_thread.check_cancelled()
-                self._changed.wait(LOOK)
+        while not self._take_credit(content, body):
+            trio.from_thread.run(self._wait_for_credit)
+        self._token.run_sync_soon(self.flush, idempotent=True)
+
+    def _take_credit(self, content: int, body: bytes) -> bool:
+        """Queue a partial reply if there is credit for it."""
+        with self._lock:
+            if not (self._active and self._messages > 0 and self._bytes > 0):
+                return False
             self._messages -= 1
             self._bytes -= len(body)
             self._queue.append((content, body))
-        self._token.run_sync_soon(self.flush, idempotent=True)
+            return True
+
+    async def _wait_for_credit(self) -> None:
+        """In the handler's task, so that whatever ends the request ends the wait."""
+        self.flush()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._run.wait_for_credit()
+        self.update()
 
     def flush(self) -> None:
         """From Trio: hand the queue to the machine."""
-        with self._changed:
+        with self._lock:
             queue, self._queue = self._queue, deque()
         for content, body in queue:
             self._run.put(content, body)
@@ -229,8 +242,7 @@ class ThreadOutbox:
     def update(self) -> None:
         """From Trio: the execution has other credit, or was cancelled."""
         execution = self._run.execution
-        with self._changed:
-            self._messages = execution.messages - len(self._queue)
+        with self._lock:
+            self._messages = 0 if execution.uplink.choked else execution.messages - len(self._queue)
             self._bytes = execution.bytes - sum(len(body) for _, body in self._queue)
             self._active = execution.active
-            self._changed.notify_all()

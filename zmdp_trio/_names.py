@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-
+from ._chance import chance
 from ._wire.commands import MAX_NAME
 
 
@@ -14,7 +13,7 @@ def peer_name(name: str | None, kind: str) -> str:
         ValueError: it can't be sent.
     """
     if name is None:
-        return f"{kind}-{secrets.token_hex(4)}"
+        return f"{kind}-{chance().randbytes(4).hex()}"
     try:
         size = len(name.encode())
     except (AttributeError, UnicodeEncodeError) as error:

@@ -21,6 +21,11 @@ def _interval(_: Any, attribute: attrs.Attribute[float], value: float) -> None:
         raise ValueError(f"{attribute.name} must be seconds, 0.01 or more and finite, not {value!r}")
 
 
+def _span(_: Any, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (isinstance(value, int | float) and value >= 0.01):
+        raise ValueError(f"{attribute.name} must be seconds, 0.01 or more, or math.inf for never, not {value!r}")
+
+
 def _count(_: Any, attribute: attrs.Attribute[int], value: int) -> None:
     if not (isinstance(value, int) and value >= 1):
         raise ValueError(f"{attribute.name} must be a whole number, 1 or more, not {value!r}")
@@ -63,6 +68,12 @@ class Settings:
     outbox: int = attrs.field(default=256 * MIB, validator=_count)
     #: Requests that one client may have outstanding in all.
     client_requests: int = attrs.field(default=65_536, validator=_count)
+    #: Peers that a broker knows at once; further ones are told to come again later.
+    broker_sessions: int = attrs.field(default=10_000, validator=_count)
+    #: Services that a broker knows at once, offered or asked for.
+    broker_services: int = attrs.field(default=10_000, validator=_count)
+    #: Bytes that a broker keeps for all clients together, of requests and of replies.
+    broker_memory: int = attrs.field(default=1024 * MIB, validator=_count)
     #: Bytes in the largest payload or reply.
     max_message: int = attrs.field(default=64 * MIB, validator=_count)
     #: Bytes in the largest set of headers, names and values.
@@ -71,6 +82,10 @@ class Settings:
     max_service_name: int = attrs.field(default=255, validator=_count)
     #: How long a drain lets what runs go on.
     drain_grace: float = attrs.field(default=30.0, validator=_seconds)
+    #: How long a worker's event loop may be blocked before that is logged; `math.inf` for never.
+    blocked_after: float = attrs.field(default=1.0, validator=_span)
+    #: The same, before the process is ended with status 70.
+    hung_after: float = attrs.field(default=math.inf, validator=_span)
     #: How long the outcome of a keyed request is remembered.
     key_window: float = attrs.field(default=600.0, validator=_seconds)
     #: Keyed outcomes that are remembered at most.
@@ -110,10 +125,15 @@ class Overrides(TypedDict, total=False):
     client_queue: int
     outbox: int
     client_requests: int
+    broker_sessions: int
+    broker_services: int
+    broker_memory: int
     max_message: int
     max_headers: int
     max_service_name: int
     drain_grace: float
+    blocked_after: float
+    hung_after: float
     key_window: float
     key_limit: int
     key_bytes: int

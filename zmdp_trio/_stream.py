@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import trio
 
 from . import _payload
 from ._core.client import Call, CallState
 from ._engine import Pace, clock
-from ._errors import RequestError
+from ._errors import DeadlineExceeded, RequestError
 from ._wire.commands import Partial
 
 if TYPE_CHECKING:
     from ._client import Client
+
+#: Seconds before the caller's own deadline in which another process may already think that it has passed.
+EARLY: Final = 0.5
 
 
 class ReplyStream:
@@ -124,7 +127,7 @@ class ReplyStream:
             raise trio.BusyResourceError("another task reads this stream")
         if call.inbox or call.outcome is not None:
             await trio.lowlevel.checkpoint()
-            return self._take() if call.inbox else None
+            return await self._take_or_end()
         # Once, not after each wake-up: silence counts from here.
         machine.wait(call, now=clock())
         self._client._engine.watch()
@@ -134,7 +137,20 @@ class ReplyStream:
                 self._look_at_deadline()
         finally:
             machine.unwait(call)
-        return self._take() if call.inbox else None
+        return await self._take_or_end()
+
+    async def _take_or_end(self) -> Partial | None:
+        """Take a partial reply, or None where the outcome is next."""
+        call = self._call
+        if call.inbox:
+            return self._take()
+        if isinstance(call.outcome, DeadlineExceeded) and call.deadline_is_callers:
+            # The worker can be the first to see the deadline pass, and its error come before we look at our clock.
+            # The caller was promised that its own scope ends the call.
+            deadline = trio.current_effective_deadline()
+            if deadline <= clock() + EARLY:
+                await trio.sleep_until(deadline)
+        return None
 
     def _take(self) -> Partial:
         call = self._call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn, Unpack
@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from . import _payload
+from ._chance import chance
 from ._client import Client
 from ._core.uplink import Identity
 from ._core.worker import Execution, WorkerEvent, WorkerMachine
@@ -23,6 +24,7 @@ from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._service import Service
 from ._settings import Overrides, Settings, settings_with
+from ._watchdog import Watched, watched_over
 
 logger = logging.getLogger("zmdp_trio.worker")
 
@@ -55,6 +57,10 @@ class WorkerStatistics:
     cancelling: int
     #: Messages and commands of brokers that were not to be expected.
     protocol_errors: int
+    #: How often the event loop was blocked for longer than the setting `blocked_after`.
+    blocks: int
+    #: Seconds that the longest of these blocks took, so far.
+    longest_block: float
 
 
 class Worker:
@@ -66,7 +72,7 @@ class Worker:
         self.services = _by_name(services, settings)
         self._brokers = distinct(brokers)
         slots = {service.name: self._slots(service) for service in self.services.values()}
-        self._machine = WorkerMachine(Identity(secrets.token_bytes(16), name), settings, slots)
+        self._machine = WorkerMachine(Identity(chance().randbytes(16), name), settings, slots)
         self._limiters = {
             service.name: trio.CapacityLimiter(slots[service.name])
             for service in self.services.values()
@@ -77,7 +83,12 @@ class Worker:
             self._machine.add(broker)
         self._welcomed = trio.Event()
         self._drained = trio.Event()
+        #: Its handlers were cut off: what they say from now on is no reply.
+        self._leaving = False
         self._callers: Client | None = None
+        #: The handlers that run, by their tasks.
+        self._runs: dict[trio.lowlevel.Task, Run] = {}
+        self._watched = Watched(settings.blocked_after, settings.hung_after, self._name_handler)
         self._nursery: trio.Nursery
         self._handlers: trio.Nursery
 
@@ -90,7 +101,8 @@ class Worker:
 
     def statistics(self) -> WorkerStatistics:
         """Return the numbers of this moment."""
-        return WorkerStatistics(**self._machine.statistics())
+        watched = self._watched
+        return WorkerStatistics(**self._machine.statistics(), blocks=watched.blocks, longest_block=watched.longest)
 
     async def wait_welcomed(self) -> None:
         """Wait until a broker has taken the services on."""
@@ -135,6 +147,15 @@ class Worker:
             self._drained.set()
 
     async def _handle(self, run: Run) -> None:
+        """Run one handler, known by its task while it runs."""
+        task = trio.lowlevel.current_task()
+        self._runs[task] = run
+        try:
+            await self._execute(run)
+        finally:
+            del self._runs[task]
+
+    async def _execute(self, run: Run) -> None:
         """Run one handler, and report its outcome."""
         machine, execution = self._machine, run.execution
         request = execution.request
@@ -153,7 +174,8 @@ class Worker:
         try:
             with run.scope:
                 content, body = _payload.encode(await run_handler(service, payload, run))
-                machine.finish(execution, content, body)
+                if execution.active or not self._leaving:
+                    machine.finish(execution, content, body)
         except HANDLED as error:
             self._fail(service, execution, error)
         except BaseExceptionGroup as group:
@@ -177,6 +199,11 @@ class Worker:
             message = "the deadline passed while the handler ran"
             self._machine.fail(execution, Code.DEADLINE_EXCEEDED, message, reason="deadline-exceeded")
         else:
+            self._end_cancelled(execution)
+
+    def _end_cancelled(self, execution: Execution) -> None:
+        """Report the end of a handler that was cancelled; if its worker leaves, the broker tells that it is lost."""
+        if not (self._leaving or execution.active):
             self._machine.fail(execution, Code.CANCELLED, "cancelled", reason="cancelled")
 
     def _fail(self, service: Service[..., Any], execution: Execution, error: BaseException) -> None:
@@ -185,8 +212,9 @@ class Worker:
         machine = self._machine
         if execution.ended:
             logger.error("service %r failed after its final reply", service.name, exc_info=error)
-        elif not execution.active:
-            machine.fail(execution, Code.CANCELLED, "cancelled", reason="cancelled")
+        elif not execution.active or trio.current_effective_deadline() == -math.inf:
+            # In the latter case, all handlers were cancelled from outside, and this one is quicker than `open_worker`.
+            self._end_cancelled(execution)
             logger.info("service %r failed while it was cancelled", service.name, exc_info=error)
         elif isinstance(error, Reject) and not execution.partials:
             machine.reject(execution)
@@ -209,6 +237,14 @@ class Worker:
             self._callers._engine.open()
             self._nursery.start_soon(self._callers._engine.run)
         return self._callers
+
+    def _name_handler(self, task: trio.lowlevel.Task) -> str | None:
+        """Name the handler that runs in a task, for the watchdog."""
+        run = self._runs.get(task)
+        if run is None:
+            return None
+        request = run.execution.request
+        return f"service {request.service!r} of {self.name}, request {request.id} of {request.peer or 'nobody'}"
 
     def _close(self) -> None:
         """Take leave of the brokers, now."""
@@ -282,16 +318,18 @@ async def open_worker(
     async with open_plain_nursery() as nursery:
         worker._nursery = nursery
         try:
-            async with open_plain_nursery() as handlers:
-                worker._handlers = handlers
-                worker._engine.open()
-                nursery.start_soon(worker._engine.run)
-                try:
-                    yield worker
-                    await worker.drain()
-                finally:
-                    worker._machine.cancel_all()
-                    handlers.cancel_scope.cancel()
+            with watched_over(worker._watched):
+                async with open_plain_nursery() as handlers:
+                    worker._handlers = handlers
+                    worker._engine.open()
+                    nursery.start_soon(worker._engine.run)
+                    try:
+                        yield worker
+                        await worker.drain()
+                    finally:
+                        worker._leaving = True
+                        worker._machine.cancel_all()
+                        handlers.cancel_scope.cancel()
         finally:
             worker._close()
             nursery.cancel_scope.cancel()

@@ -48,6 +48,33 @@ def ask(id: int, service: str = "echo", body: bytes = b"?", **fields: Any) -> c.
     return c.Request(id, service, 0, body, **{"messages": 64, "bytes": 2**20, **fields})
 
 
+#: What a client, and a worker, may send to a broker.
+FROM_BOTH = {c.Batch, c.Hello, c.Goodbye, c.Heartbeat}
+FROM_CLIENT = {*FROM_BOTH, c.Request, c.Cancel, c.Credit, c.Claim}
+FROM_WORKER = {*FROM_BOTH, c.Partial, c.Final, c.Error, c.Reject, c.Slots, c.Drain, c.Holdings}
+#: One command of each kind.
+SAMPLES: dict[type[c.Command], c.Command] = {
+    c.Batch: c.Batch(0, 0),
+    c.Hello: hello(),
+    c.Welcome: c.Welcome(1, "b", EPOCH, False, LIMITS, 1.0, []),
+    c.Slots: c.Slots("echo", 1),
+    c.Request: ask(1),
+    c.Partial: c.Partial(1, 0, b""),
+    c.Final: c.Final(1, 0, b""),
+    c.Error: c.Error(1, "INTERNAL", "", ""),
+    c.Cancel: c.Cancel(1),
+    c.Credit: c.Credit(1, 1, 1),
+    c.Reject: c.Reject(1),
+    c.Heartbeat: c.Heartbeat([c.Held(1)]),
+    c.Drain: c.Drain(),
+    c.Drained: c.Drained(),
+    c.Goodbye: c.Goodbye(),
+    c.Claim: c.Claim(1, "echo", 0, 1, 1),
+    c.Holdings: c.Holdings([c.Holding(b"caller", 1, "echo")]),
+    c.Resume: c.Resume(1, b"caller", 1, 0, 1, 1),
+}
+
+
 def outgoing(dirty: Iterable[Link]) -> Iterator[tuple[Any, list[Any]]]:
     """Take the messages that links have ready: whom for, and the frames."""
     for link in dirty:
@@ -418,7 +445,10 @@ def started(machine: WorkerMachine) -> list[Execution]:
 __all__ = [
     "BROKER",
     "EPOCH",
+    "FROM_CLIENT",
+    "FROM_WORKER",
     "LIMITS",
+    "SAMPLES",
     "FakeBroker",
     "ProtocolError",
     "Speaker",

@@ -7,7 +7,19 @@ from unittest import mock
 
 import msgspec
 import pytest
-from stage import EPOCH, LIMITS, Speaker, Stage, ask, check_counters, hello, session_id
+from stage import (
+    EPOCH,
+    FROM_CLIENT,
+    FROM_WORKER,
+    LIMITS,
+    SAMPLES,
+    Speaker,
+    Stage,
+    ask,
+    check_counters,
+    hello,
+    session_id,
+)
 
 from zmdp_trio._core.broker import workers
 from zmdp_trio._core.broker.machine import MAX_SHUNNED
@@ -150,42 +162,6 @@ def test_those_who_are_ignored_are_remembered_up_to_a_number() -> None:
 
 
 # ---- what is whose to say
-
-
-FROM_CLIENT = {c.Batch, c.Hello, c.Goodbye, c.Request, c.Cancel, c.Credit, c.Heartbeat, c.Claim}
-FROM_WORKER = {
-    c.Batch,
-    c.Hello,
-    c.Goodbye,
-    c.Partial,
-    c.Final,
-    c.Error,
-    c.Reject,
-    c.Heartbeat,
-    c.Slots,
-    c.Drain,
-    c.Holdings,
-}
-SAMPLES: dict[type[c.Command], c.Command] = {
-    c.Batch: c.Batch(0, 0),
-    c.Hello: hello(),
-    c.Welcome: c.Welcome(1, "b", EPOCH, False, LIMITS, 1.0, []),
-    c.Slots: c.Slots("echo", 1),
-    c.Request: ask(1),
-    c.Partial: c.Partial(1, 0, b""),
-    c.Final: c.Final(1, 0, b""),
-    c.Error: c.Error(1, "INTERNAL", "", ""),
-    c.Cancel: c.Cancel(1),
-    c.Credit: c.Credit(1, 1, 1),
-    c.Reject: c.Reject(1),
-    c.Heartbeat: c.Heartbeat([c.Held(1)]),
-    c.Drain: c.Drain(),
-    c.Drained: c.Drained(),
-    c.Goodbye: c.Goodbye(),
-    c.Claim: c.Claim(1, "echo", 0, 1, 1),
-    c.Holdings: c.Holdings([c.Holding(b"caller", 1, "echo")]),
-    c.Resume: c.Resume(1, b"caller", 1, 0, 1, 1),
-}
 
 
 @pytest.mark.parametrize("kind", c.ALL, ids=lambda kind: kind.__name__)

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn, Unpack
+from typing import Any, Unpack
 
-import attrs
 import trio
 
-from zmdp_trio import (
-    Broker,
-    Client,
-    Final,
-    ReplyStream,
-    Service,
-    Worker,
-    open_broker,
-    open_client,
-    open_worker,
-    service,
-)
+from zmdp_trio import Client, Final, ReplyStream, Service, Settings, Worker, service, testing
 from zmdp_trio._settings import Overrides
 from zmdp_trio._transport.memory import MemoryPort
+from zmdp_trio.testing import Cluster as Cluster
 
 
 @service("echo")
@@ -54,89 +43,14 @@ class Probe:
         self.left.set()
 
 
-@attrs.frozen
-class Cluster:
-    broker: Broker
-    worker: Worker
-    client: Client
-
-    @property
-    def endpoint(self) -> str:
-        return self.broker.endpoints[0]
-
-    async def settle(self) -> None:
-        """Wait for the last acknowledgements, then check that nobody holds anything of any request."""
-        settled = 3 * self.broker.settings.heartbeat
-        with trio.move_on_after(settled):
-            while self.leftovers():  # noqa: ASYNC110  nobody signals it
-                await trio.sleep(settled / 30)
-        assert self.leftovers() == {}
-
-    def leftovers(self) -> dict[str, Any]:
-        """What is still held somewhere, by name; empty when all is over."""
-        broker, worker, client = self.broker.statistics(), self.worker.statistics(), self.client.statistics()
-        held: dict[str, Any] = {
-            "broker.timers": broker.timers,
-            "broker.outbox_bytes": broker.outbox_bytes,
-            "broker.busy": self.broker._machine.busy,
-            "broker.protocol_errors": broker.protocol_errors,
-            "worker.running": worker.running,
-            "worker.cancelling": worker.cancelling,
-            "worker.protocol_errors": worker.protocol_errors,
-            "client.waiting": client.waiting,
-            "client.outstanding": client.outstanding,
-            "client.timers": client.timers,
-            "client.protocol_errors": client.protocol_errors,
-            "client.credit": self.client.settings.connection_credit - self.client._machine.credit.left,
-        }
-        for name, numbers in broker.services.items():
-            held |= {
-                f"{name}.queued": numbers.queued,
-                f"{name}.running": numbers.running,
-                f"{name}.cancelling": numbers.cancelling,
-                f"{name}.unaccounted": numbers.received
-                - numbers.refused
-                - numbers.replied
-                - numbers.failed
-                - numbers.cancelled
-                - numbers.expired
-                - numbers.lost,
-            }
-        return {name: value for name, value in held.items() if value}
-
-
 @asynccontextmanager
-async def _time_limit(seconds: float) -> AsyncIterator[None]:
-    """End a test that waits for ever: under a virtual clock it would beat for ever.
-
-    A task of its own, since a cancel scope would be every request's deadline.
-    """
-
-    async def end() -> NoReturn:
-        await trio.sleep(seconds)
-        raise trio.TooSlowError
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(end)
-        yield
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def open_cluster(
-    *services: Service[..., Any], endpoint: str = "memory://*", **settings: Unpack[Overrides]
-) -> AsyncIterator[Cluster]:
-    """Run a cluster for as long as the block runs; on a normal end, nothing may be left of any request."""
-    async with (
-        _time_limit(10_000),
-        open_broker(endpoint, **settings) as broker,
-        open_worker(services, broker.endpoints[0], name="worker", **settings) as worker,
-        open_client(broker.endpoints[0], name="client", **settings) as client,
-    ):
-        await worker.wait_welcomed()
-        cluster = Cluster(broker, worker, client)
+async def open_cluster(*services: Service[..., Any], **overrides: Unpack[Overrides]) -> AsyncIterator[Cluster]:
+    """Run a cluster for as long as the block runs; acknowledged or not, nothing may be left soon after any request."""
+    settings = Settings(**overrides)
+    async with testing.open_cluster(
+        *services, settle_within=3 * settings.heartbeat, limit=10_000, settings=settings
+    ) as cluster:
         yield cluster
-        await cluster.settle()
 
 
 async def read_into(replies: list[Any], stream: ReplyStream) -> None:

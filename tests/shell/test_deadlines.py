@@ -129,6 +129,40 @@ async def test_the_handler_ends_when_the_callers_scope_does(probe: Probe, autoju
         assert probe.left_at == trio.current_time() == start + 2
 
 
+def hurried(seconds: float) -> Service[..., Any]:
+    """A handler whose worker thinks that its time is up too early: it read its clock, and the request much later."""
+
+    @service("hurried")
+    async def handler(request: Request) -> None:
+        request._runner.scope.deadline -= seconds  # type: ignore[attr-defined]
+        await trio.sleep_forever()
+
+    return handler
+
+
+async def test_the_callers_scope_ends_the_call_also_where_the_worker_is_the_first_to_give_up(
+    autojump_clock: Any,
+) -> None:
+    async with open_cluster(hurried(0.01)) as cluster:
+        start = trio.current_time()
+        with pytest.raises(trio.TooSlowError), trio.fail_after(2):
+            await cluster.client.request("hurried")
+        with trio.move_on_after(2) as scope:
+            async for _ in cluster.client.stream("hurried"):
+                pass
+        assert scope.cancelled_caught
+        assert trio.current_time() == start + 4
+        assert cluster.broker.statistics().services["hurried"].expired == 2
+
+
+async def test_a_worker_that_gives_up_much_too_early_is_not_waited_for(autojump_clock: Any) -> None:
+    async with open_cluster(hurried(5)) as cluster:
+        start = trio.current_time()
+        with pytest.raises(DeadlineExceeded), trio.fail_after(10):
+            await cluster.client.request("hurried")
+        assert trio.current_time() == start + 5
+
+
 async def test_an_explicit_deadline_ends_the_request_as_deadline_exceeded(probe: Probe, autojump_clock: Any) -> None:
     async with open_cluster(watched(probe)) as cluster:
         start = trio.current_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -18,12 +19,15 @@ from zmdp_trio import (
     RequestRejected,
     Service,
     ServiceNotFound,
+    SyncRequest,
     Unavailable,
+    WorkerLost,
     open_broker,
     open_client,
     open_worker,
     service,
 )
+from zmdp_trio.cli._serve import _Command, _drain
 
 ENDPOINT = "memory://b"
 
@@ -89,6 +93,83 @@ async def test_what_outlasts_the_grace_is_cancelled(probe: Probe, autojump_clock
             await until(lambda: worker.statistics().running)
             start = trio.current_time()
         assert probe.left_at == trio.current_time() == start + 5
+
+
+@service("stubborn")
+async def stubborn(how: str) -> str:
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        if how == "raises":
+            raise ValueError("half done") from None
+        if how == "returns":
+            return "half a result"
+        raise
+    raise AssertionError("unreachable")
+
+
+@service("stubborn in a thread")
+def stubborn_in_a_thread(how: str, request: SyncRequest) -> str:
+    pause = threading.Event()
+    while request.active:
+        pause.wait(0.001)
+    if how == "raises":
+        raise ValueError("half done")
+    if how == "cancelled":
+        trio.from_thread.check_cancelled()
+    return "half a result"
+
+
+async def cut_off(handler: Service[..., Any], grace: float | None, *hows: str) -> None:
+    """Have handlers cut off, at the end of the grace or at once: what they say then is half a result, or none."""
+    async with open_broker(ENDPOINT) as broker, open_client(ENDPOINT) as client, trio.open_nursery() as nursery:
+
+        async def call(how: str) -> None:
+            with pytest.raises(WorkerLost):
+                await client.request(handler.name, how)
+
+        for how in hows:
+            nursery.start_soon(call, how)
+        with trio.CancelScope() as scope:
+            async with open_worker([handler], ENDPOINT, drain_grace=grace or 30) as worker:
+                await until(lambda: worker.statistics().running == len(hows))
+                if grace is None:
+                    scope.cancel()
+        await until(lambda: broker.statistics().total.lost == len(hows))
+
+
+async def test_what_outlasts_the_grace_is_lost_to_its_caller_whatever_the_handler_says(autojump_clock: Any) -> None:
+    await cut_off(stubborn, 5, "cancelled", "raises", "returns")
+
+
+async def test_what_is_cancelled_is_lost_to_its_caller_unless_the_handler_replies(autojump_clock: Any) -> None:
+    await cut_off(stubborn, None, "cancelled", "raises")
+
+
+@pytest.mark.parametrize("grace", [0.01, None])
+async def test_a_thread_that_is_cut_off_is_lost_to_its_caller_whatever_it_says(grace: float | None) -> None:
+    await cut_off(stubborn_in_a_thread, grace, "cancelled", "raises", "returns")
+
+
+async def test_what_is_cut_off_runs_again_elsewhere_if_it_may(autojump_clock: Any) -> None:
+    @service("which")
+    async def which(request: Request) -> str:
+        if not others:
+            await trio.sleep_forever()
+        return "another one"
+
+    others: list[Any] = []
+    async with open_broker(ENDPOINT), open_client(ENDPOINT) as client, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def call() -> None:
+            assert await client.request("which", retry=1) == "another one"
+
+        async with open_worker([which], ENDPOINT, drain_grace=5) as worker:
+            await until(lambda: worker.statistics().running)
+        async with open_worker([which], ENDPOINT) as other:
+            others.append(other)
+            await until(lambda: other.statistics().replied)
 
 
 async def test_cancelling_means_now(probe: Probe, autojump_clock: Any) -> None:
@@ -350,3 +431,51 @@ async def test_unshielded_cleanup_of_a_client_does_not_wait(autojump_clock: Any)
 
             await until(lambda: cluster.worker.statistics().running)
         assert trio.current_time() - start < 0.1
+
+
+# ---- what the commands say
+
+
+class Slow:
+    """A server whose drain takes 12 seconds, one request after the other."""
+
+    def __init__(self, *, finishes: bool) -> None:
+        self.held = 3
+        self.finishes = finishes
+
+    async def drain(self) -> bool:
+        for _ in range(3):
+            await trio.sleep(4)
+            self.held -= self.finishes
+        return self.finishes
+
+
+@pytest.mark.parametrize(
+    ("finishes", "lines"),
+    [
+        (
+            True,
+            [
+                "finishing 3 requests; a second signal ends it now",
+                "still finishing 2 requests",
+                "still finishing 1 request",
+            ],
+        ),
+        (
+            False,
+            [
+                "finishing 3 requests; a second signal ends it now",
+                "still finishing 3 requests",
+                "still finishing 3 requests",
+                "the grace time is over; cancelling 3 requests",
+            ],
+        ),
+    ],
+)
+async def test_a_command_tells_how_many_requests_its_drain_waits_for(
+    finishes: bool, lines: list[str], autojump_clock: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Slow(finishes=finishes)
+    command: Any = _Command("worker", "nobody", lambda: None, lambda _: None, lambda server: server.held)
+    assert await _drain(command, server) is finishes
+    assert capsys.readouterr().err.splitlines() == [f"zmdp worker: {line}" for line in lines]

@@ -101,16 +101,17 @@ async def test_reprs_tell_the_state(autojump_clock: Any) -> None:
         await trio.sleep_forever()
 
     async with open_cluster(waits) as cluster:
+        client = cluster.client
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(cluster.client.request, "waits")
+                nursery.start_soon(client.request, "waits")
                 await until(lambda: cluster.worker.statistics().running)
-                assert "outstanding=1" in repr(cluster.client)
+                assert "outstanding=1" in repr(client)
                 assert "running=1" in repr(cluster.worker)
                 assert cluster.endpoint in repr(cluster.broker)
-                assert "new" in repr(cluster.client.stream("waits"))
+                assert "new" in repr(client.stream("waits"))
                 scope.cancel()
-    assert "closed" in repr(cluster.client)
+    assert "closed" in repr(client)
 
 
 async def test_services_that_nobody_offers_are_forgotten(cluster: Cluster, autojump_clock: Any) -> None:

@@ -49,6 +49,15 @@ UNCOUNTED = frozenset((Hello, Welcome, Goodbye))
 COMMAND_BYTES = 64
 
 
+class Ledger:
+    """What several links keep in all, in bytes."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Link:
     """The two directions of one session.
 
@@ -62,9 +71,11 @@ class Link:
         "_greeting",
         "_large",
         "_latest",
+        "_ledger",
         "_owed",
         "_owed_bytes",
         "_resend_wanted",
+        "_resent",
         "_unacked",
         "_unacked_bytes",
         "_unsent",
@@ -80,8 +91,10 @@ class Link:
         "skipped",
     )
 
-    def __init__(self, dirty: list[Link]) -> None:
+    def __init__(self, dirty: list[Link], ledger: Ledger | None = None) -> None:
+        """Make a link that enters itself into `dirty` when it has something to send; `ledger` counts what it keeps."""
         self._dirty = dirty
+        self._ledger = ledger or Ledger()
         #: What the engine reaches the other side by, whatever that is; None while there is no connection.
         self.peer: Any = None
         #: Greetings were exchanged on this connection: numbered batches may be sent.
@@ -95,16 +108,18 @@ class Link:
         self.skipped = 0
         self.duplicates = 0
         self._greeting: Frames | None = None
+        self._unacked_bytes = 0
         self.reset()
 
     def reset(self) -> None:
         """Start a new session: what was sent or received before is forgotten, what waits in the outbox stays."""
         self.sent = self.acked = self.received = 0
         self._unacked: deque[tuple[int, Frames, int]] = deque()
+        self._ledger.bytes -= self._unacked_bytes
         self._unacked_bytes = 0
         self._unsent: deque[Frames] = deque()
         self._owed = self._owed_bytes = 0
-        self._asked = self._resend_wanted = False
+        self._asked = self._resend_wanted = self._resent = False
 
     # ---- out
 
@@ -112,7 +127,9 @@ class Link:
         """Queue a command that weighs `size` bytes: see `weight`."""
         if size > zmdp1.INLINE:
             self._large = True
-        self.outbox_bytes += size + COMMAND_BYTES
+        size += COMMAND_BYTES
+        self.outbox_bytes += size
+        self._ledger.bytes += size
         self.outbox.append(command)
         if not self.scheduled:
             self.scheduled = True
@@ -256,6 +273,7 @@ class Link:
 
     def acknowledge(self) -> None:
         """Send what is owed now: an acknowledgement, or once more the wish to have something sent again."""
+        self._resent = False
         self._resend_wanted = self._asked
         if self._owed or self._asked:
             self._owed = max(self._owed, ACK_BATCHES)
@@ -289,7 +307,9 @@ class Link:
             return commands
         if batch.received > self.acked:
             self._forget(batch.received)
-        if batch.resend:
+        if batch.resend and not self._resent:
+            # Once until the other side has got on, or a heartbeat has passed: a wish is small, and what it asks is not.
+            self._resent = True
             self._unsent = deque(frames for _, frames, _ in self._unacked)
             self.schedule()
         if batch.sequence == 0:
@@ -317,9 +337,11 @@ class Link:
         """Let go of the batches that the other side has."""
         if received > self.sent:
             raise ProtocolError(f"batch {received} is acknowledged, {self.sent} were sent")
-        unacked = self._unacked
+        unacked, before = self._unacked, self._unacked_bytes
         while unacked and unacked[0][0] <= received:
             self._unacked_bytes -= unacked.popleft()[2]
+        self._ledger.bytes += self._unacked_bytes - before
+        self._resent = False
         self.acked = received
         if self.outbox:
             self.schedule()
@@ -350,6 +372,7 @@ class Link:
 
     def drop_outbox(self) -> list[Command]:
         """Forget what waits to be sent, and return it: the session that it was meant for is over."""
+        self._ledger.bytes -= self.outbox_bytes
         dropped, self.outbox = self.outbox, []
         self.outbox_bytes = 0
         self._large = False

@@ -87,6 +87,10 @@ class Uplink:
         self.draining = False
         #: What waited to be sent when the session was found to be over.
         self.unsent: Sequence[Command] = ()
+        #: Too much waits for the broker: partial replies have to wait too.
+        self.choked = False
+        #: Requests that were turned down since nothing waited for the broker.
+        self.rejections = 0
         self._identity = identity
         self._settings = settings
 

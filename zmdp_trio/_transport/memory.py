@@ -18,6 +18,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Final, NoReturn, TypeAlias
@@ -33,8 +34,16 @@ CAPACITY: Final = 64
 BATCH: Final = 256
 _PREFIX: Final = "memory://"
 
+
+class Late(float):
+    """Seconds until a copy of a message arrives, in a hook's answer: what is sent behind it may overtake it."""
+
+    __slots__ = ()
+
+
 #: Decides a message's fate, from (source, target, frames): the seconds until each copy of it arrives.  `(0,)` delivers
-#: it, `()` drops it, `(0, 0)` doubles it, `(1.5,)` delays it and whatever is sent behind it, as a slow connection does.
+#: it, `()` drops it, `(0, 0)` doubles it, `(1.5,)` delays it and whatever is sent behind it, as a slow connection does,
+#: and `(Late(1.5),)` delays it alone.
 Hook: TypeAlias = "Callable[[MemoryPort, MemoryPort, Frames], Iterable[float]]"
 
 #: The host on which this task opens ports; the empty one can't be parted from anything.
@@ -64,10 +73,13 @@ def dial(endpoint: str, options: Options) -> MemoryPort:
 
 
 class Network:
-    """Who listens where, and which faults are in force."""
+    """Who listens where, and which faults are in force.
+
+    Attributes:
+        hook: decides what becomes of each message, see `Hook`; None delivers all.
+    """
 
     def __init__(self) -> None:
-        #: What becomes of each message; None delivers all.
         self.hook: Hook | None = None
         self._listeners: dict[str, MemoryPort] = {}
         self._links: dict[_Link, None] = {}
@@ -138,10 +150,77 @@ class Network:
                 del self._listeners[name]
 
 
+class Faults:
+    """A `Network.hook` that harms messages at random, and does the same again for the same seed.
+
+        network.hook = Faults(seed=7, drop=0.01, double=0.01, delay=(0, 0.2), reorder=0.05)
+
+    Sessions mend all of it.  A message holds all that one peer had for another at one moment, often many replies.
+
+    Attributes:
+        dropped: messages that were dropped so far.
+        doubled: messages that arrive twice.
+        reordered: copies that others may overtake.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        drop: float = 0,
+        double: float = 0,
+        reorder: float = 0,
+        delay: tuple[float, float] = (0, 0),
+        late: float = 0.1,
+    ) -> None:
+        """Make a hook.
+
+        Args:
+            seed: what chance starts from.
+            drop: the share of messages that never arrive, 0 to 1.
+            double: the share of those left that arrive twice.
+            reorder: the share of copies that are up to `late` seconds later still, and hold up nothing behind them.
+            delay: the least and the most seconds that a copy takes.
+            late: see `reorder`.
+
+        Raises:
+            ValueError: a share is not from 0 to 1, or a time is negative.
+        """
+        for name, share in {"drop": drop, "double": double, "reorder": reorder}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share of the messages, from 0 to 1, not {share!r}")
+        if not (0 <= delay[0] <= delay[1] and late >= 0):
+            raise ValueError(f"seconds from 0 up are wanted, not delay={delay!r}, late={late!r}")
+        self._dice = random.Random(seed)
+        self._drop = drop
+        self._double = double
+        self._reorder = reorder
+        self._delay = delay
+        self._late = late
+        self.dropped = self.doubled = self.reordered = 0
+
+    def __call__(self, source: MemoryPort, target: MemoryPort, frames: Frames) -> Sequence[float]:
+        """Decide one message's fate."""
+        if self._dice.random() < self._drop:
+            self.dropped += 1
+            return ()
+        if self._dice.random() < self._double:
+            self.doubled += 1
+            return (self._seconds(), self._seconds())
+        return (self._seconds(),)
+
+    def _seconds(self) -> float:
+        seconds = self._dice.uniform(*self._delay)
+        if self._dice.random() < self._reorder:
+            self.reordered += 1
+            return Late(seconds + self._dice.uniform(0, self._late))
+        return seconds
+
+
 class _Way:
     """One direction of a connection."""
 
-    __slots__ = ("heard", "latest", "link", "name", "pending", "refused", "silent", "source", "target")
+    __slots__ = ("heard", "last", "latest", "link", "name", "pending", "refused", "silent", "source", "target")
 
     def __init__(self, link: _Link, source: MemoryPort, target: MemoryPort, name: bytes) -> None:
         self.link = link
@@ -152,18 +231,23 @@ class _Way:
         #: Messages under way, and whether one was refused because of them.
         self.pending = 0
         self.refused = False
-        #: When the last of them arrives: none overtakes it.
-        self.latest = -math.inf
+        #: When the last of them arrives that none overtakes, and when the very last.
+        self.latest = self.last = -math.inf
         #: Whether the target knows of the connection, and so must be told of its end.
         self.heard = name == DIALLED
         #: What the target is to be told if the silence that now reigns goes on.
         self.silent: Lost | None = None
 
     def deliver(self, what: Frames | Connected | Lost, delay: float = 0) -> None:
-        """Let it arrive, behind all that was sent before."""
-        self.latest = max(self.latest, trio.current_time() + delay)
+        """Let it arrive: behind all that was sent before, but for what is late."""
+        due = max(self.latest, trio.current_time() + delay)
+        if isinstance(what, Lost):
+            due = max(due, self.last)
+        if type(delay) is not Late:
+            self.latest = due
+        self.last = max(self.last, due)
         self.pending += 1
-        self.target._arrive(self.latest, self, what)
+        self.target._arrive(due, self, what)
 
     def fall_silent(self) -> None:
         self.silent = Lost("connection lost: the other side went silent")
@@ -178,6 +262,9 @@ class _Way:
 
     def taken(self, what: Frames | Connected | Lost) -> bool:
         """Count out what the target takes; tell whether it is meant for its ears."""
+        if self.name not in self.target._ways:
+            # It is late: a silence has ended the connection meanwhile.
+            return False
         self.pending -= 1
         if self.refused:
             self.refused = False
@@ -238,8 +325,9 @@ class MemoryPort:
     def __init__(self, network: Network, endpoints: tuple[str, ...], options: Options, names: frozenset[str]) -> None:
         self._network = network
         network._ports[self] = None
+        self._host = host.get()
         #: What this port is called besides itself.
-        self._names = names | {host.get()} - {""}
+        self._names = names | {self._host} - {""}
         self._endpoints = endpoints
         self._options = options
         #: The way to each peer.
@@ -253,9 +341,16 @@ class MemoryPort:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
+        """Where it is bound, or what it has dialled."""
         return self._endpoints
 
+    @property
+    def name(self) -> str:
+        """The host that it stands on; without one, its first endpoint."""
+        return self._host or self._endpoints[0]
+
     def receive(self) -> Sequence[Received]:
+        """Take what has come; see `Port.receive`."""
         self._check()
         received: list[Received] = []
         inbox = self._inbox
@@ -267,6 +362,7 @@ class MemoryPort:
         return received
 
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        """Hand a message over; see `Port.send`."""
         self._check()
         if not frames:
             raise ValueError("a message has at least one frame")
@@ -290,6 +386,7 @@ class MemoryPort:
                 way.deliver(list(frames), delay)
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:
+        """Call `ready` when there is news; see `Port.run`."""
         self._news.set()
         while True:
             with trio.CancelScope(deadline=self._inbox[0][0] if self._inbox else math.inf):
@@ -301,6 +398,7 @@ class MemoryPort:
             ready()
 
     def close(self) -> None:
+        """Let go of everything; see `Port.close`."""
         if not self._closed:
             self._closed = True
             self._leave()

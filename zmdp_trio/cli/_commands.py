@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ._failures import Failure, exit_codes_help
-from ._options import Grace, Target, as_json, endpoints, request_options
+from ._options import Span, Target, as_json, endpoints, grace, request_options
 
 
 def run(arguments: list[str]) -> int:
@@ -83,19 +84,12 @@ def demo(path: Path | None, json: bool) -> int:
 
 @zmdp.command()
 @endpoints("--bind", "Where to listen; tcp://HOST:* takes any free port.")
-@click.option(
-    "--grace",
-    type=Grace(),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Seconds for running requests to finish; 'inf' for all the time that they want.",
-)
+@grace()
 @as_json("Print the endpoints as one JSON object when ready.")
 def broker(endpoints: tuple[str, ...], grace: float, json: bool) -> int:
     """Run a broker until Ctrl-C or SIGTERM.
 
-    The first signal lets running requests finish, a second one ends it now.
+    At the first signal it refuses new requests, and lets those that it has finish; a second one ends it now.
     """
     from ._serve import run_broker
 
@@ -106,18 +100,35 @@ def broker(endpoints: tuple[str, ...], grace: float, json: bool) -> int:
 @click.argument("modules", nargs=-1, required=True, type=Target(), metavar="MODULE[:NAME]...")
 @endpoints("--connect", "The broker.")
 @click.option("--name", help="What the worker is called in statistics and logs.")
+@grace()
+@click.option(
+    "--blocked-after",
+    type=Span(0.01),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Log who blocks the event loop for as long as this; 'inf' for never.",
+)
+@click.option(
+    "--hung-after",
+    type=Span(0.01),
+    default=math.inf,
+    show_default=True,
+    metavar="SECONDS",
+    help="End the process when its event loop was blocked for as long as this; 'inf' for never.",
+)
 @as_json("Print the services as one JSON object when ready.")
-def worker(modules: tuple[str, ...], endpoints: tuple[str, ...], name: str | None, json: bool) -> int:
+def worker(modules: tuple[str, ...], endpoints: tuple[str, ...], name: str | None, json: bool, **limits: float) -> int:
     """Run a worker until Ctrl-C or SIGTERM.
 
     MODULE is importable, from the current folder too.  All its Service objects are offered, or with :NAME only
     that one, that list, or what that function returns.
 
-    The first signal lets running requests finish, a second one ends it now.
+    At the first signal it takes no new requests, and lets those that run finish; a second one ends it now.
     """
-    from ._serve import run_worker
+    from ._serve import Limits, run_worker
 
-    return run_worker(modules, endpoints, name=name, json=json)
+    return run_worker(modules, endpoints, name=name, limits=Limits(**limits), json=json)
 
 
 @zmdp.command()

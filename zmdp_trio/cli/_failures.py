@@ -10,7 +10,7 @@ import attrs
 #: The exit codes: the one table that code, `zmdp --help`, and the docs read.  A request that failed has the code of
 #: its error; the names without an error of that name are the command's own.
 EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
-    "OK": (0, "done; broker and worker: drained after a signal"),
+    "OK": (0, "done; broker and worker: all requests finished after a signal"),
     "FAILED": (1, "the command itself failed, or a check of the demo did"),
     "USAGE": (2, "wrong use: an option, the payload, a module, an endpoint"),
     "INTERNAL": (3, "the service failed"),
@@ -22,8 +22,9 @@ EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
     "RESOURCE_EXHAUSTED": (9, "over a limit: too much is queued, or too large"),
     "CANCELLED": (10, "cancelled by the other side"),
     "UNIMPLEMENTED": (11, "the other side can't do that"),
-    "SIGINT": (130, "ended by Ctrl-C"),
-    "SIGTERM": (143, "ended by SIGTERM"),
+    "HUNG": (70, "worker: its event loop was blocked for longer than --hung-after"),
+    "SIGINT": (130, "ended by Ctrl-C; broker and worker: before all requests were finished"),
+    "SIGTERM": (143, "ended by SIGTERM; the same"),
 }
 
 #: What to do about an error, by the name of its class, or else of its code.

@@ -18,10 +18,10 @@ MAX_RETRY: Final = 1024
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
     _SecondsType = click.ParamType[float | None]
-    _GraceType = click.ParamType[float]
+    _SpanType = click.ParamType[float]
     _HeaderType = click.ParamType[tuple[str, str]]
 else:  # older versions of click know no types of parameter types
-    _TextType = _SecondsType = _GraceType = _HeaderType = click.ParamType
+    _TextType = _SecondsType = _SpanType = _HeaderType = click.ParamType
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -61,18 +61,21 @@ class Seconds(_SecondsType):
         return seconds
 
 
-class Grace(_GraceType):
-    """A time span, 0 or more; `inf` for no limit."""
+class Span(_SpanType):
+    """A time span of `least` seconds or more; `inf` for no limit."""
 
     name = "seconds"
+
+    def __init__(self, least: float = 0.0) -> None:
+        self.least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if not seconds >= 0:
-            self.fail(f"{value!r} is not a number of seconds, 0 or more, nor 'inf'", param, ctx)
+        if not seconds >= self.least:
+            self.fail(f"{value!r} is not a number of seconds, {self.least:g} or more, nor 'inf'", param, ctx)
         return seconds
 
 
@@ -127,6 +130,18 @@ def endpoints(name: str, help: str) -> Callable[[_Function], _Function]:
         default=[DEFAULT_BROKER],
         metavar="ENDPOINT",
         help=f"{help}  [repeatable; default: $ZMDP_BROKER or {DEFAULT_BROKER}]",
+    )
+
+
+def grace() -> Callable[[_Function], _Function]:
+    """Make the option for the time that a drain may take."""
+    return click.option(
+        "--grace",
+        type=Span(),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Seconds for running requests to finish after the first signal; 'inf' for all the time that they want.",
     )
 
 

@@ -6,8 +6,9 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import attrs
 import click
 import trio
 
@@ -18,10 +19,44 @@ from ._modules import collect
 from ._signals import with_signals
 from ._values import to_json
 
-_Server = TypeVar("_Server")
+_Server = TypeVar("_Server", Broker, Worker)
 
 #: Seconds without a broker after which a worker says what it is waiting for.
 _PATIENCE = 1.0
+#: Seconds between two lines that say how many requests a drain still waits for.
+_PROGRESS = 5.0
+
+
+@attrs.frozen
+class Limits:
+    """What a worker's options limit, in seconds."""
+
+    grace: float
+    blocked_after: float
+    hung_after: float
+
+
+@attrs.frozen
+class _Command(Generic[_Server]):
+    """What the two commands differ in.
+
+    Attributes:
+        name: of the command.
+        who: may keep the process from ending.
+        open: makes the server.
+        announce: says that the server is ready.
+        held: counts the requests that it has.
+    """
+
+    name: str
+    who: str
+    open: Callable[[], AbstractAsyncContextManager[_Server]]
+    announce: Callable[[_Server], Awaitable[None]]
+    held: Callable[[_Server], int]
+
+    def say(self, line: str) -> None:
+        """Write a line for people."""
+        click.echo(f"zmdp {self.name}: {line}", err=True)
 
 
 def run_broker(endpoints: Sequence[str], *, grace: float, json: bool) -> int:
@@ -35,10 +70,14 @@ def run_broker(endpoints: Sequence[str], *, grace: float, json: bool) -> int:
         record = {"endpoints": list(broker.endpoints)}
         _announce(record, f"zmdp broker: listening at {', '.join(broker.endpoints)}", json)
 
-    return _run(lambda: open_broker(*endpoints, drain_grace=grace), announce)
+    def held(broker: Broker) -> int:
+        total = broker.statistics().total
+        return total.queued + total.running + total.cancelling
+
+    return _run(_Command("broker", "something", lambda: open_broker(*endpoints, drain_grace=grace), announce, held))
 
 
-def run_worker(modules: Sequence[str], brokers: Sequence[str], *, name: str | None, json: bool) -> int:
+def run_worker(modules: Sequence[str], brokers: Sequence[str], *, name: str | None, limits: Limits, json: bool) -> int:
     """Run a worker until a signal.
 
     Returns:
@@ -57,9 +96,23 @@ def run_worker(modules: Sequence[str], brokers: Sequence[str], *, name: str | No
         line = f"zmdp worker: offering {', '.join(names)} at {where}"
         _announce({"services": names, "brokers": list(brokers)}, line, json)
 
+    def held(worker: Worker) -> int:
+        statistics = worker.statistics()
+        return statistics.running + statistics.cancelling
+
+    def open_it() -> AbstractAsyncContextManager[Worker]:
+        return open_worker(
+            services,
+            *brokers,
+            name=name,
+            drain_grace=limits.grace,
+            blocked_after=limits.blocked_after,
+            hung_after=limits.hung_after,
+        )
+
     # A thread can't be interrupted; a shielded clean-up of an async handler won't be.
     who = "a handler's thread" if any(service.shape.sync for service in services) else "a handler"
-    return _run(lambda: open_worker(services, *brokers, name=name), announce, who)
+    return _run(_Command("worker", who, open_it, announce, held))
 
 
 def _collect(targets: Sequence[str]) -> list[Service[..., Any]]:
@@ -74,15 +127,10 @@ def _collect(targets: Sequence[str]) -> list[Service[..., Any]]:
         raise
 
 
-def _run(
-    open_server: Callable[[], AbstractAsyncContextManager[_Server]],
-    announce: Callable[[_Server], Awaitable[None]],
-    who: str = "something",
-) -> int:
-    """Serve until a signal; `who` may keep the process from ending."""
+def _run(command: _Command[_Server]) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
-        return trio.run(_until_signal, open_server, announce, who)
+        return trio.run(_until_signal, command)
     except Exception as error:
         failure = explain(error)
         if failure is not None:
@@ -90,36 +138,57 @@ def _run(
         raise
 
 
-async def _until_signal(
-    open_server: Callable[[], AbstractAsyncContextManager[_Server]],
-    announce: Callable[[_Server], Awaitable[None]],
-    who: str,
-) -> int:
-    """Serve until a signal: the first one drains, the second one cancels."""
+async def _until_signal(command: _Command[_Server]) -> int:
+    """Serve until a signal: the first one drains, the second one cancels, and so does the end of the grace time."""
     scope = trio.CancelScope()
     stop = trio.Event()
     ready = False
 
     def first() -> None:
         stop.set()
-        if ready:
-            click.echo("zmdp: finishing what still runs; a second signal ends it now", err=True)
-        else:
+        if not ready:
             scope.cancel()
 
     def overdue() -> None:
-        click.echo(f"zmdp: {who} is still at work; a third signal ends the process", err=True)
+        command.say(f"{command.who} is still at work; a third signal ends the process")
 
     async def serve() -> None:
         nonlocal ready
         with scope:
-            async with open_server() as server:
-                await announce(server)
+            async with command.open() as server:
+                await command.announce(server)
                 ready = True
                 await stop.wait()
+                if not await _drain(command, server):
+                    scope.cancel()
 
     signum = await with_signals(serve, first, scope.cancel, overdue=overdue)
     return 128 + signum if signum and ready and scope.cancelled_caught else 0
+
+
+async def _drain(command: _Command[_Server], server: _Server) -> bool:
+    """Let what runs finish, and say how many requests that are; tell whether all did in time."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_tell_progress, command, server)
+        finished = await server.drain()
+        nursery.cancel_scope.cancel()
+    if not finished:
+        held = command.held(server)
+        what = f"cancelling {_requests(held)}" if held else "somebody at the other end did not answer"
+        command.say(f"the grace time is over; {what}")
+    return finished
+
+
+async def _tell_progress(command: _Command[_Server], server: _Server) -> None:
+    held = command.held(server)
+    command.say(f"finishing {_requests(held)}; a second signal ends it now" if held else "leaving")
+    while True:
+        await trio.sleep(_PROGRESS)
+        command.say(f"still finishing {_requests(command.held(server))}")
+
+
+def _requests(number: int) -> str:
+    return "1 request" if number == 1 else f"{number:,} requests"
 
 
 def _announce(record: dict[str, Any], line: str, json: bool) -> None:

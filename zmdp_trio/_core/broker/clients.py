@@ -7,7 +7,7 @@ from typing import Any, Final
 from ..._errors import ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..link import headers_size, request_weight, weight
-from .job import Job, deadline_of
+from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
 from .recovery import Claim, Recovery
 from .service import Service
@@ -20,9 +20,16 @@ class ClientCommands(Recovery):
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
         if request.id in session.requests:
             raise ProtocolError(f"request {request.id} came twice")
+        error = self._misnamed(request)
+        service = None if error is not None else self._service(request.service)
+        if service is None:
+            # No table has heard of it, nor of its names.
+            self.forgotten.received += 1
+            self.forgotten.refused += 1
+            self._answer_error(session, request, error or self._overloaded("too many services are asked for"))
+            return
         size = request_weight(request)
         self._next_job += 1
-        service = self._service(request.service)
         client = session if request.key is None else self._keyed_client(session, request, service, now)
         if client is None:
             return
@@ -30,6 +37,7 @@ class ClientCommands(Recovery):
         if isinstance(client, KeyedClient):
             client.job = job
         client.requests[request.id] = job
+        self._ledger.bytes += size + JOB_BYTES
         service.counters.received += 1
         error = self._refusal(job, request)
         if error is not None:
@@ -59,8 +67,9 @@ class ClientCommands(Recovery):
 
     def _join(self, session: Session, request: c.Request, entry: KeyedClient, service: Service, now: float) -> None:
         """Let a request share an execution, or have its outcome; the latest deadline of all counts."""
-        if len(session.requests) >= self.settings.client_requests:
-            self._answer_error(session, request, self._too_many())
+        error = self._too_many(session, len(session.requests) + 1)
+        if error is not None:
+            self._answer_error(session, request, error)
             self._forget_service(service)
             return
         service.counters.joined += 1
@@ -73,27 +82,35 @@ class ClientCommands(Recovery):
         command = self._error(request.id, error)
         session.link.put(command, weight(command))
 
-    def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
-        """Why a request is not even queued; None if it may be."""
-        settings, limits = self.settings, self.settings
-        name = len(request.service.encode())
-        if not 0 < name <= limits.max_service_name:
-            return self._invalid(f"a service name has 1 to {limits.max_service_name} bytes, this one has {name:,}")
-        if len(request.body) > limits.max_message:  # type: ignore[arg-type]
-            return self._invalid(f"the payload: {len(request.body):,} bytes, the limit is {limits.max_message:,}")  # type: ignore[arg-type]
+    def _misnamed(self, request: c.Request) -> RequestError | None:
+        """What is wrong with a request's names; None if nothing is."""
+        size, limit = len(request.service.encode()), self.settings.max_service_name
+        if not 0 < size <= limit:
+            return self._invalid(f"a service name has 1 to {limit} bytes, this one has {size:,}")
         for text in (request.key, request.worker):
             if text is not None and len(text.encode()) > c.MAX_NAME:
                 return self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
+        return None
+
+    def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
+        """Why a request is not even queued; None if it may be."""
+        limits = self.settings
+        if len(request.body) > limits.max_message:  # type: ignore[arg-type]
+            return self._invalid(f"the payload: {len(request.body):,} bytes, the limit is {limits.max_message:,}")  # type: ignore[arg-type]
         if request.headers and headers_size(request.headers) > limits.max_headers:
             return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
             return Unavailable("the broker is draining")
-        if len(job.owner.requests) > settings.client_requests:
-            return self._too_many()
-        return None
+        return self._too_many(job.owner, len(job.owner.requests))
 
-    def _too_many(self) -> RequestError:
-        return self._overloaded(f"{self.settings.client_requests:,} requests of this client are outstanding")
+    def _too_many(self, session: Session, requests: int) -> RequestError | None:
+        """Why a client may not have that many requests; None if it may."""
+        if requests > self.settings.client_requests:
+            return self._overloaded(f"{self.settings.client_requests:,} requests of this client are outstanding")
+        if self._ledger.bytes > self.settings.broker_memory // 2:
+            # The other half is for replies.
+            return self._overloaded("the broker holds as many requests as it has memory for")
+        return None
 
     def _on_cancel(self, session: Session, command: c.Cancel, now: float) -> None:
         job = session.requests.get(command.id)

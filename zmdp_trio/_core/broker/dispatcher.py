@@ -22,9 +22,9 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Link, weight
+from ..link import Ledger, Link, weight
 from ..timers import Timers
-from .job import Job, JobInput, JobState
+from .job import JOB_BYTES, Job, JobInput, JobState
 from .keys import Caller, KeyedClient, KeyTable
 from .service import Counters, Offer, Service
 from .session import Session
@@ -38,7 +38,9 @@ class Dispatcher(ABC):
         self.draining = False
         self._services: dict[str, Service] = {}
         self._timers: Timers[Any] = Timers()
-        self._keys = KeyTable(settings)
+        #: Requests, and what waits for clients.
+        self._ledger = Ledger()
+        self._keys = KeyTable(settings, self._ledger)
         self._dirty: list[Link] = []
         self._next_job = 0
         #: Replies to requests that nobody waits for any more.
@@ -52,9 +54,10 @@ class Dispatcher(ABC):
 
     # ---- services
 
-    def _service(self, name: str) -> Service:
+    def _service(self, name: str, *, at_any_rate: bool = False) -> Service | None:
+        """Return the service of this name, a new one if there is none; None if there are too many."""
         service = self._services.get(name)
-        if service is None:
+        if service is None and (at_any_rate or len(self._services) < self.settings.broker_services):
             service = self._services[name] = Service(name)
         return service
 
@@ -168,10 +171,17 @@ class Dispatcher(ABC):
         if job.state is not JobState.CANCELLING:
             del job.client.requests[job.client_id]
         job.step(event)
-        job.request = None
+        self._let_go(job)
+        self._ledger.bytes -= JOB_BYTES
         service = job.service
         if not service.offers:
             self._forget_service(service)
+
+    def _let_go(self, job: Job) -> None:
+        """A job's request will not be sent again."""
+        if job.request is not None:
+            self._ledger.bytes -= job.size
+            job.request = None
 
     def _tell(self, job: Job, error: RequestError) -> None:
         """Send a job's client an error of the broker's own."""
@@ -210,7 +220,7 @@ class Dispatcher(ABC):
             return
         del job.client.requests[job.client_id]
         job.step(JobInput.CANCEL)
-        job.request = None
+        self._let_go(job)
         job.service.running -= 1
         job.service.cancelling += 1
         assert job.offer is not None

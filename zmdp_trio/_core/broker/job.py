@@ -47,6 +47,9 @@ class JobInput(enum.IntEnum):
     REFUSE = 7
 
 
+#: What a request counts for in the broker's memory, beside its body and its texts.
+JOB_BYTES: Final = 2**10
+
 Q, R, C, E = JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING, JobState.ENDED
 
 #: What becomes of a job.  An input that a state does not list can't happen: the machine asks before it acts.

@@ -17,7 +17,7 @@ from ..._errors import Code, InvalidArgument, Overloaded
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..keyed import Fingerprint, fingerprint, is_remembered
-from ..link import weight
+from ..link import Ledger, weight
 from ..timers import Timers
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Bytes of an outcome that a caller gets though it does not read: what we would say instead is no shorter.
 SHORT_OUTCOME = 256
+#: What one who waits for a keyed execution counts for in the broker's memory.
+CALLER_BYTES = 2**10
 
 
 class Caller:
@@ -82,6 +84,7 @@ class KeyedClient:
         """Take a caller out."""
         del caller.session.requests[caller.id]
         del self.callers[caller]
+        self._table.ledger.bytes -= CALLER_BYTES
         self._deadlines.cancel(caller)
 
     def remove_all(self) -> list[Caller]:
@@ -137,8 +140,9 @@ class KeyedClient:
 class KeyTable:
     """The keyed executions that run, and the outcomes of those that ended lately."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings = settings
+        self.ledger = ledger
         #: What time it is: the machine keeps it so.
         self.now = 0.0
         self._entries: OrderedDict[tuple[str, str], KeyedClient] = OrderedDict()
@@ -188,6 +192,7 @@ class KeyTable:
         if not entry.callers:
             entry.reader = caller
         entry.callers[caller] = None
+        self.ledger.bytes += CALLER_BYTES
         entry.move_deadline(caller, deadline)
         session.requests[id] = caller
 

@@ -26,6 +26,8 @@ from .workers import WORKER_COMMANDS, WorkerCommands
 
 #: Peers that were told that they are not welcome, and are ignored from then on.
 MAX_SHUNNED = 10_000
+#: Peers that were dropped, and that nobody has taken note of yet.
+MAX_DROPPED: Final = 1_000
 
 
 class BrokerMachine(ClientCommands, WorkerCommands):
@@ -43,6 +45,9 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         self._sessions: dict[bytes, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()
         self._next_beat = math.inf
+        self._dropped: list[tuple[str, str]] = []
+        #: Peers that were told to come again later, since there were too many.
+        self.turned_away = 0
         #: Messages and commands that were not to be expected.
         self.protocol_errors = 0
         #: Messages that came twice, in sessions that are over.
@@ -73,6 +78,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         if not session.is_worker and session.link.outbox_bytes > 2 * self.settings.outbox:
             # What waits for a worker is what clients sent: it gets no more work, and keeps what it has.
             self._drop(session, "it does not read what it asked for", now)
+        if self._ledger.bytes > self.settings.broker_memory:
+            self._relieve(now)
         if session.choked and session.link.outbox_bytes <= self.settings.outbox // 2:
             self._unchoke(session, now)
 
@@ -117,6 +124,11 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         dirty, self._dirty[:] = self._dirty[:], []
         return dirty
 
+    def take_dropped(self) -> list[tuple[str, str]]:
+        """Return the peers that were dropped, or turned away, and why, for a log; and forget them."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
     def drain(self) -> None:
         """Refuse new requests from now on, and tell everybody."""
         if not self.draining:
@@ -152,12 +164,15 @@ class BrokerMachine(ClientCommands, WorkerCommands):
                 raise ProtocolError(f"version {hello.version} is not supported, this broker speaks {c.VERSION}")
             if not 16 <= len(hello.session) <= c.MAX_NAME or len(hello.name.encode()) > c.MAX_NAME:
                 raise ProtocolError(f"a session id has 16 to {c.MAX_NAME} bytes, a name at most as many")
+            if len(self._sessions) >= self.settings.broker_sessions and hello.session not in self._sessions:
+                self._turn_away(peer)
+                return
             self._greet(peer, hello, commands[0].received, now)
         except ProtocolError as error:
             session = self._peers.pop(peer, None)
             if session is not None:
                 self._end_session(session, now)
-            self._shun(peer, str(error))
+            self._shun(peer, session, str(error))
 
     def _greet(self, peer: bytes, hello: c.Hello, received: int, now: float) -> None:
         session = self._sessions.get(hello.session)
@@ -171,7 +186,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         if session is not None and not resumed:
             self._end_session(session, now)
         if session is None or not resumed:
-            session = Session(hello, self._dirty, CLIENT if hello.offers is None else WORKER)
+            session = Session(hello, self._dirty, CLIENT if hello.offers is None else WORKER, self._ledger)
             self._sessions[hello.session] = session
             received = 0
         self._timers.cancel(session)
@@ -198,15 +213,29 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         )
         session.link.put_uncounted(welcome, received=session.link.received)
 
-    def _shun(self, peer: bytes, reason: str) -> None:
+    def _turn_away(self, peer: bytes) -> None:
+        """Too many peers are here: tell one to come again later."""
+        self.turned_away += 1
+        self._dismiss(peer, None, f"{self.settings.broker_sessions:,} peers are here, come again later", refused=False)
+
+    def _shun(self, peer: bytes, session: Session | None, reason: str) -> None:
         """Tell a peer once that it is not welcome; ignore it from then on."""
         self.protocol_errors += 1
+        self._dismiss(peer, session, reason, refused=True)
+
+    def _dismiss(self, peer: bytes, session: Session | None, reason: str, *, refused: bool) -> None:
+        self._note_dropped(peer, session, reason)
         self._shunned[peer] = None
         if len(self._shunned) > MAX_SHUNNED:
             self._shunned.popitem(last=False)
         link = Link(self._dirty)
         link.peer = peer
-        link.put_uncounted(c.Goodbye(reason, refused=True))
+        link.put_uncounted(c.Goodbye(reason, refused=refused))
+
+    def _note_dropped(self, peer: bytes, session: Session | None, reason: str) -> None:
+        if len(self._dropped) < MAX_DROPPED:
+            who = "peer" if session is None else f"{session.role} {session.name!r}"
+            self._dropped.append((f"{who} ({peer.hex()})", reason))
 
     def _drop(self, session: Session, reason: str, now: float) -> None:
         """A peer broke the protocol, or does not read: forget it, tell it once, ignore it."""
@@ -214,7 +243,16 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         self._end_session(session, now)
         if peer is not None:
             self._peers.pop(peer, None)
-            self._shun(peer, reason)
+            self._shun(peer, session, reason)
+
+    def _relieve(self, now: float) -> None:
+        """Too much waits for all clients together: drop those that let most wait, until it does not."""
+        while self._ledger.bytes > self.settings.broker_memory:
+            clients = (session for session in self._sessions.values() if not session.is_worker)
+            idlest = max(clients, key=lambda client: client.link.held_bytes, default=None)
+            if idlest is None or not idlest.link.held_bytes:
+                return
+            self._drop(idlest, "it does not read, and too much waits for all clients together", now)
 
     def _end_session(self, session: Session, now: float, *, polite: bool = False) -> None:
         """A peer is gone for good: its requests are cancelled, the jobs it held are lost."""
@@ -226,6 +264,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
             self._peers.pop(session.link.peer, None)
         session.link.close()
         session.link.drop_outbox()
+        session.link.reset()
         self.duplicates += session.link.duplicates
         self._skipped += session.link.skipped
         for job in list(session.requests.values()):
@@ -263,6 +302,11 @@ class BrokerMachine(ClientCommands, WorkerCommands):
     def skipped(self) -> int:
         """Commands whose tags are unknown, in all sessions there ever were."""
         return self._skipped + sum(session.link.skipped for session in self._sessions.values())
+
+    @property
+    def memory(self) -> int:
+        """Bytes of requests that have no outcome, and of what waits for clients; `broker_memory` is their limit."""
+        return self._ledger.bytes
 
     @property
     def timers(self) -> int:

@@ -17,13 +17,13 @@ from abc import abstractmethod
 
 import msgspec
 
-from ..._errors import BrokerLost, InvalidArgument, ProtocolError
+from ..._errors import BrokerLost, InvalidArgument, ProtocolError, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..keyed import Fingerprint, fingerprint
 from ..link import request_weight, weight
 from .dispatcher import Dispatcher
-from .job import Job, JobInput, deadline_of
+from .job import JOB_BYTES, Job, JobInput, deadline_of
 from .keys import Caller, KeyedClient
 from .service import Offer
 from .session import Session
@@ -148,6 +148,10 @@ class Recovery(Dispatcher):
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
         """Take a request."""
 
+    @abstractmethod
+    def _too_many(self, session: Session, requests: int) -> RequestError | None:
+        """Why a client may not have that many requests; None if it may."""
+
     def _leave(self, job: Job | Caller | Claim, now: float) -> None:
         if isinstance(job, Claim):
             self._leave_claim(job)
@@ -162,7 +166,7 @@ class Recovery(Dispatcher):
         claim = Claim(session, command, now + command.left if command.left is not None else math.inf)
         names = len(claim.service.encode()), len((claim.key or "").encode())
         too_long = names[0] > self.settings.max_service_name or names[1] > c.MAX_NAME
-        if too_long or len(session.requests) >= self.settings.client_requests:
+        if too_long or self._too_many(session, len(session.requests) + 1) is not None:
             self._lose_claim(claim)
             return
         self._file(claim)
@@ -255,9 +259,11 @@ class Recovery(Dispatcher):
             return False
         assert request.key is not None
         claim = Claim(session, request, deadline_of(request, now))
-        full = self._waiting >= self.settings.queue_requests or self._waiting_bytes >= self.settings.queue_bytes
-        if full or len(session.requests) >= self.settings.client_requests:
+        if self._waiting >= self.settings.queue_requests or self._waiting_bytes >= self.settings.queue_bytes:
             raise self._overloaded("the broker was restarted, and too many requests wait for what workers have of them")
+        error = self._too_many(session, len(session.requests) + 1)
+        if error is not None:
+            raise error
         if not self._await_key(claim, request.key, fingerprint(request), now):
             return False
         if claim.awaited is not None:
@@ -342,7 +348,8 @@ class Recovery(Dispatcher):
 
     def _recover(self, holding: Holding, claim: Claim, client: Session | KeyedClient, now: float) -> Job:
         """Make a job of what a worker has, and have the worker go on with it."""
-        worker, service = holding.worker, self._service(holding.service)
+        worker, service = holding.worker, self._service(holding.service, at_any_rate=True)
+        assert service is not None
         left = claim.left(now)
         self._next_job += 1
         request = c.Request(claim.id, holding.service, 0, b"", claim.messages, claim.bytes, left)
@@ -353,6 +360,7 @@ class Recovery(Dispatcher):
         job.step(JobInput.DISPATCH)
         # A worker that drains offers nothing: then the offer is none that anybody else is given.
         job.offer = worker.offers.get(holding.service) or Offer(worker, service)
+        self._ledger.bytes += JOB_BYTES
         service.counters.received += 1
         service.take_slot(job.offer)
         service.running += 1
@@ -370,6 +378,7 @@ class Recovery(Dispatcher):
 
     def _file(self, claim: Claim) -> None:
         claim.session.requests[claim.id] = self._claims[claim.origin] = claim
+        self._ledger.bytes += JOB_BYTES + claim.size
         if claim.request is not None:
             self._waiting += 1
             self._waiting_bytes += claim.size
@@ -378,6 +387,7 @@ class Recovery(Dispatcher):
         self._timers.cancel(claim)
         if self._claims.get(claim.origin) is claim:
             del claim.session.requests[claim.id], self._claims[claim.origin]
+            self._ledger.bytes -= JOB_BYTES + claim.size
             if claim.request is not None:
                 self._waiting -= 1
                 self._waiting_bytes -= claim.size

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ..._wire.commands import Command, Hello
-from ..link import Link
+from ..link import Ledger, Link
 
 if TYPE_CHECKING:
     from .job import Job
@@ -50,14 +50,17 @@ class Session:
         "resumed",
     )
 
-    def __init__(self, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any]) -> None:
+    def __init__(
+        self, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any], ledger: Ledger | None = None
+    ) -> None:
+        """Make a session; `ledger` is for what waits for clients: for a worker it is requests, which count already."""
         self.id = hello.session
         self.digest = blake2b(hello.session, digest_size=16).digest()
         self.name = hello.name
         self.limits = hello.limits
         self.handlers = handlers
         self.is_worker = hello.offers is not None
-        self.link = Link(dirty)
+        self.link = Link(dirty, None if self.is_worker else ledger)
         self.requests: dict[int, Job | Caller | Claim] = {}
         self.held: dict[int, Job] = {}
         self.holdings: dict[tuple[bytes, int], Holding] = {}

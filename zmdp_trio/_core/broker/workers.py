@@ -42,7 +42,7 @@ class WorkerCommands(Dispatcher):
                 self._tell(job, self._unwelcome(job.client, size))
                 self._leave(job, now)
                 return
-            job.request = None
+            self._let_go(job)
             partial.id = job.client_id
             link = job.client.link
             link.put(partial, size)
@@ -135,6 +135,8 @@ class WorkerCommands(Dispatcher):
             if len(session.offers) >= MAX_SERVICES:
                 raise ProtocolError("too many services")
             service = self._service(command.service)
+            if service is None:
+                raise ProtocolError(f"{self.settings.broker_services:,} services are known, this broker takes no more")
             offer = session.offers[command.service] = Offer(session, service)
             service.add_offer(offer)
             self._timers.cancel(service)

@@ -46,11 +46,12 @@ class CreditBudget:
         Raises:
             ProtocolError: there was no credit for it.
         """
+        overdrawn = call.granted_messages <= 0 or call.granted <= 0
         call.granted_messages -= 1
         if call.discards:
             call.granted -= size
             return self._grant(call) if self._is_short(call) else None
-        if call.granted_messages < 0:
+        if overdrawn:
             raise ProtocolError(f"request {call.id}: a partial reply without credit")
         self.left += max(call.granted, 0) - max(call.granted - size, 0) - size
         call.granted -= size

@@ -196,7 +196,7 @@ class ClientMachine(Dialler):
         call.partials += 1
         credit = self.credit.arrived(call, size)
         if credit is not None:
-            uplink.link.put(credit)
+            uplink.link.put_credit(credit)
         if call.discards:
             return
         call.inbox.append(partial)

@@ -118,8 +118,8 @@ class Execution:
 
     @property
     def has_credit(self) -> bool:
-        """A partial reply may be sent now."""
-        return self.messages > 0 and self.bytes > 0
+        """A partial reply may be sent now: its reader and the connection have room."""
+        return self.messages > 0 and self.bytes > 0 and not self.uplink.choked
 
     @property
     def first(self) -> int:

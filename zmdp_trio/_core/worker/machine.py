@@ -23,6 +23,8 @@ MAX_ERROR_MESSAGE = 4 * 2**10
 MAX_ERROR_DETAILS = 64 * 2**10
 #: Requests that one HOLDINGS names.
 MAX_HOLDINGS = 256
+#: Requests that may be turned down for a broker that does not read it.
+MAX_REJECTIONS = 10_000
 
 
 class WorkerEvent(enum.IntEnum):
@@ -63,8 +65,10 @@ class WorkerMachine(Dialler):
         self._unclaimed: dict[Uplink, Unclaimed] = {}
         self._outcomes = Outcomes(settings)
         self._strays: set[Execution] = set()
-        self._events: list[tuple[WorkerEvent, Execution]] = []
-        self._undrained: set[Uplink] = set()
+        #: In order, and each once, however often a broker says the same.
+        self._events: dict[tuple[WorkerEvent, Execution], None] = {}
+        self._choked: set[Uplink] = set()
+        self._undrained: dict[Uplink, None] = {}
         self.draining = False
         #: A WELCOME has come: the services can be called.
         self.welcomed = False
@@ -80,8 +84,10 @@ class WorkerMachine(Dialler):
 
     def take_events(self) -> list[tuple[WorkerEvent, Execution]]:
         """Return what is to be done, and forget it."""
-        events, self._events = self._events, []
-        return events
+        for uplink in list(self._choked):
+            self._unchoke(uplink)
+        events, self._events = self._events, {}
+        return list(events)
 
     def partial(self, execution: Execution, content: int, body: bytes) -> None:
         """Send a partial reply; the execution must be active and have credit.
@@ -93,8 +99,26 @@ class WorkerMachine(Dialler):
         if size > execution.uplink.limits.message:
             raise self._too_large(execution, size)
         execution.keep(content, body)
-        if not execution.orphaned:
-            execution.uplink.link.put(c.Partial(execution.id, content, body), size)
+        if execution.orphaned:
+            return
+        link = execution.uplink.link
+        link.put(c.Partial(execution.id, content, body), size)
+        if link.outbox_bytes > self.settings.outbox:
+            # Whatever credit its clients gave, the broker does not take it as fast.
+            execution.uplink.choked = True
+            self._choked.add(execution.uplink)
+
+    def _unchoke(self, uplink: Uplink) -> None:
+        """Let handlers go on when half of what waited for a broker has left."""
+        if uplink.link.outbox_bytes > self.settings.outbox // 2:
+            return
+        self._choked.discard(uplink)
+        uplink.choked = False
+        for execution in (*self._held[uplink].values(), *self._unclaimed[uplink].executions.values()):
+            self._tell(WorkerEvent.CREDIT, execution)
+
+    def _tell(self, event: WorkerEvent, execution: Execution) -> None:
+        self._events[event, execution] = None
 
     def finish(self, execution: Execution, content: int, body: bytes) -> None:
         """Send the final reply, or what stands for it if the broker would not take that one."""
@@ -138,7 +162,7 @@ class WorkerMachine(Dialler):
         """Ask every broker for no more requests; `drained` tells when they all have said so."""
         if not self.draining:
             self.draining = True
-            self._undrained = {uplink for uplink in self.uplinks.values() if uplink.up}
+            self._undrained = {uplink: None for uplink in self.uplinks.values() if uplink.up}
             for uplink in self._undrained:
                 uplink.link.put(c.Drain())
 
@@ -197,13 +221,13 @@ class WorkerMachine(Dialler):
 
     def _on_down(self, uplink: Uplink, now: float) -> None:
         """Handlers go on: the session may come back."""
-        self._undrained.discard(uplink)
+        self._undrained.pop(uplink, None)
 
     def _on_given_up(self, uplink: Uplink, now: float) -> None:
         uplink.link.drop_outbox()
         for leases in self._leases.values():
             leases.close(uplink)
-        self._undrained.discard(uplink)
+        self._undrained.pop(uplink, None)
         self._orphan(uplink)
         self._share_out()
 
@@ -285,7 +309,8 @@ class WorkerMachine(Dialler):
         self._leases[execution.request.service].adopted(uplink)
         for content, body in again:
             uplink.link.put(c.Partial(command.id, content, body), len(body))
-        self._events += (WorkerEvent.CREDIT, execution), (WorkerEvent.DEADLINE, execution)
+        self._tell(WorkerEvent.CREDIT, execution)
+        self._tell(WorkerEvent.DEADLINE, execution)
         self._share_out()
 
     def _tell_again(self, outcome: Outcome, uplink: Uplink, command: c.Resume) -> bool:
@@ -317,19 +342,28 @@ class WorkerMachine(Dialler):
             raise ProtocolError(f"request {request.id} came twice")
         leases = self._leases.get(request.service)
         if leases is None or (self.draining and uplink not in self._undrained):
-            uplink.link.put(c.Reject(request.id))
+            self._turn_down(uplink, request)
             return
         lease = leases.lease(uplink)
         # A lease that was cut counts in full until the broker has said that it holds to it.
         if lease.running >= max(lease.slots, lease.told):
             self.protocol_errors += 1
-            uplink.link.put(c.Reject(request.id))
+            self._turn_down(uplink, request)
             return
         self.received += 1
         lease.running += 1
         execution = Execution(request, uplink, now)
         self._held[uplink][request.id] = execution
-        self._events.append((WorkerEvent.START, execution))
+        self._tell(WorkerEvent.START, execution)
+
+    def _turn_down(self, uplink: Uplink, request: c.Request) -> None:
+        """Have another worker run a request."""
+        if not uplink.link.outbox:
+            uplink.rejections = 0
+        uplink.rejections += 1
+        if uplink.rejections > MAX_REJECTIONS:
+            raise ProtocolError("it does not read that its requests are rejected")
+        uplink.link.put(c.Reject(request.id))
 
     def _on_cancel(self, uplink: Uplink, command: c.Cancel, now: float) -> None:
         execution = self._held[uplink].get(command.id)
@@ -339,7 +373,7 @@ class WorkerMachine(Dialler):
     def _cancel(self, execution: Execution) -> None:
         if execution.state is ExecutionState.RUNNING:
             execution.step(ExecutionInput.CANCEL)
-            self._events.append((WorkerEvent.CANCEL, execution))
+            self._tell(WorkerEvent.CANCEL, execution)
 
     def _on_credit(self, uplink: Uplink, credit: c.Credit, now: float) -> None:
         execution = self._held[uplink].get(credit.id)
@@ -348,7 +382,7 @@ class WorkerMachine(Dialler):
         starved = not execution.has_credit
         execution.grant(credit.messages, credit.bytes)
         if starved and execution.has_credit:
-            self._events.append((WorkerEvent.CREDIT, execution))
+            self._tell(WorkerEvent.CREDIT, execution)
         if credit.left is not None:
             self._move_deadline(execution, now + credit.left)
 
@@ -360,7 +394,7 @@ class WorkerMachine(Dialler):
 
     def _move_deadline(self, execution: Execution, deadline: float) -> None:
         execution.deadline = deadline
-        self._events.append((WorkerEvent.DEADLINE, execution))
+        self._tell(WorkerEvent.DEADLINE, execution)
 
     def _on_slots(self, uplink: Uplink, command: c.Slots, now: float) -> None:
         leases = self._leases.get(command.service)
@@ -369,7 +403,7 @@ class WorkerMachine(Dialler):
             self._share_out()
 
     def _on_drained(self, uplink: Uplink, command: c.Drained, now: float) -> None:
-        self._undrained.discard(uplink)
+        self._undrained.pop(uplink, None)
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
         """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a DRAIN is followed by a GOODBYE."""

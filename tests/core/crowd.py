@@ -1,0 +1,526 @@
+"""A crowd of peers around a broker's machine: clients and workers that come, go, do their work, and now and then lie.
+
+crowd = Crowd(random)                   # its choices are all the randomness there is
+for _ in range(steps):
+    crowd.step()
+    crowd.check()
+crowd.finish()                          # everybody leaves: nothing is left of them
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final, TypeAlias
+
+import attrs
+from stage import FROM_CLIENT, FROM_WORKER, SAMPLES, Speaker, Stage, ask, check_counters, hello
+
+from zmdp_trio._core.broker import Job, JobState
+from zmdp_trio._core.broker.job import JOB_BYTES
+from zmdp_trio._core.broker.keys import CALLER_BYTES, Caller
+from zmdp_trio._wire import commands as c
+from zmdp_trio._wire import zmdp1
+
+CLIENTS: Final = ("anna", "otto", "ute")
+WORKERS: Final = ("w1", "w2", "w3")
+SERVICES: Final = ("a", "b")
+KEYS: Final = ("k", "l")
+
+#: What a reply says that its sender had no right to: no client may ever see it.
+FORGED: Final = b"forged"
+#: Lengths of time that peers speak of, the absurd ones too.
+TIMES: Final = (*(None,) * 8, 0.0, 1e-300, 0.5, 3.0, 3.0, 1e300, math.inf)
+
+
+@attrs.define
+class Held:
+    """A request that a worker holds, and the credit for it."""
+
+    service: str
+    body: bytes
+    messages: int
+    bytes: int
+    partials: int = 0
+
+
+class Crowd:
+    """The broker, its peers, and what each of them has to expect."""
+
+    def __init__(self, random: Random, **settings: Any) -> None:
+        self.random = random
+        self.steps = 0
+        chosen = {
+            "queue_requests": random.choice((3, 100)),
+            "client_queue": random.choice((2, 100)),
+            "client_requests": random.choice((5, 1000)),
+            "resume": random.choice((0.0, 10.0)),
+            "broker_sessions": random.choice((5, 100)),
+            "broker_services": random.choice((3, 100)),
+            "broker_memory": random.choice((20_000, 2**30)),
+            "key_limit": 2,
+            "outbox": 100_000,
+        }
+        self.stage = Stage(**chosen | settings)
+        #: Ids of requests are never used again, but by who lies.
+        self.asked = 100
+        #: What each client has asked for and has no outcome of, with the body that its replies must have.
+        self.open: dict[tuple[str, int], bytes] = {}
+        self.held: dict[str, dict[int, Held]] = {name: {} for name in WORKERS}
+        self.leases: dict[str, dict[str, int]] = {name: {} for name in WORKERS}
+        self.clients: dict[str, Speaker] = {}
+        self.workers: dict[str, Speaker] = {}
+        #: What was done, and what came of it: for those who ask whether a run was worth its time.
+        self.seen: Counter[str] = Counter()
+        for name in CLIENTS:
+            self.client_comes(name)
+        for name in WORKERS:
+            self.worker_comes(name)
+
+    def step(self, action: Action | None = None) -> None:
+        """Let somebody do something."""
+        self.steps += 1
+        action = action or self.random.choices(list(ACTIONS), list(ACTIONS.values()))[0]
+        self.seen[action.__name__] += 1
+        action(self)
+        self.look()
+
+    # ---- who is there
+
+    def somebody_comes(self) -> None:
+        if self.random.random() < 0.5:
+            self.client_comes(self.random.choice(CLIENTS))
+        else:
+            self.worker_comes(self.random.choice(WORKERS))
+
+    def client_comes(self, name: str) -> None:
+        client = self.clients.get(name)
+        if client is None:
+            client = self.clients[name] = self.stage.client(name)
+        else:
+            client.come_back()
+        if client.welcome is None or not client.welcome.resumed:
+            self.forget(name)
+
+    def worker_comes(self, name: str) -> None:
+        self.forget(name)
+        offers = [c.Offer(service, self.random.randint(0, 4)) for service in SERVICES if self.random.random() < 0.8]
+        if name in self.workers:
+            self.workers[name].greeting.offers = offers
+            self.workers[name].come_back()
+        else:
+            self.workers[name] = self.stage.worker(name=name, offers=offers)
+        self.leases[name] = {offer.service: offer.slots for offer in offers}
+
+    def somebody_goes(self) -> None:
+        name = self.random.choice(CLIENTS + WORKERS)
+        peer = self.peer(name)
+        if peer is None:
+            return
+        if self.random.random() < 0.5:
+            peer.send(c.Goodbye())
+            self.forget(name)
+        peer.vanish()
+        if name in WORKERS:
+            self.forget(name)
+
+    def peer(self, name: str) -> Speaker | None:
+        """Return a peer that is connected."""
+        peer = self.clients.get(name) or self.workers.get(name)
+        return peer if peer is not None and peer.link.opened and not peer.dropped else None
+
+    def forget(self, name: str) -> None:
+        """A session is over: nothing more will come of what it had."""
+        if name in WORKERS:
+            self.held[name] = {}
+            self.leases[name] = {}
+        else:
+            self.open = {key: body for key, body in self.open.items() if key[0] != name}
+
+    # ---- what clients do
+
+    def client_asks(self) -> None:
+        random = self.random
+        name = random.choice(CLIENTS)
+        if self.peer(name) is None:
+            return
+        fields = {
+            "retry": random.choice((0, 0, 1, 2, c.MAX_RETRY)),
+            "worker": random.choice((None, None, None, "w1", "w2")),
+            "key": random.choice((None, None, None, *KEYS)),
+            "left": random.choice(TIMES),
+            "timeout": random.choice(TIMES),
+            "messages": random.randint(0, 3),
+            "bytes": random.choice((0, 100, 300, c.MAX_AMOUNT)),
+        }
+        service = random.choice((*SERVICES, *SERVICES, "nobody's", f"nobody's-{random.randrange(10**6)}"))
+        ids = range(self.asked + 1, self.asked + 1 + random.choice((1, 1, 1, 2, 4)))
+        self.asked = ids[-1]
+        self.ask(name, *(ask(id, service, self.body(name, id, fields["key"]), **fields) for id in ids))
+
+    def body(self, name: str, id: int, key: str | None) -> bytes:
+        """What a request says, and its replies."""
+        return f"{name}:{id}".encode() if key is None else f"key:{key}".encode()
+
+    def ask(self, name: str, *requests: c.Request) -> None:
+        for request in requests:
+            assert request.body is not None
+            self.open.setdefault((name, request.id), bytes(request.body))
+        self.clients[name].send(*requests)
+
+    def client_says(self) -> None:
+        """Cancel a request, give it credit, or move its deadline."""
+        random = self.random
+        name = random.choice(CLIENTS)
+        client = self.peer(name)
+        ids = [id for who, id in self.open if who == name]
+        if client is None or not ids:
+            return
+        id = random.choice(ids)
+        left = random.choice(TIMES)
+        command = random.choice(
+            (
+                c.Cancel(id),
+                c.Credit(id, 2, 200, left),
+                c.Credit(id, c.MAX_AMOUNT, c.MAX_AMOUNT, left),
+                c.Heartbeat([c.Held(each, left) for each in ids]),
+            )
+        )
+        if type(command) is c.Cancel:
+            del self.open[name, id]
+        client.send(command)
+
+    # ---- what workers do
+
+    def worker_replies(self) -> None:
+        holding = [name for name in WORKERS if self.held[name] and self.peer(name)]
+        if not holding:
+            return
+        name = self.random.choice(holding)
+        self.reply(name, self.random.choice(list(self.held[name])), self.random.randrange(8))
+
+    def reply(self, name: str, id: int, what: int) -> None:
+        held, worker = self.held[name][id], self.workers[name]
+        if what < 3 and held.messages > 0 and held.bytes > 0:
+            held.messages -= 1
+            held.bytes -= len(held.body)
+            held.partials += 1
+            worker.send(c.Partial(id, 0, held.body))
+            return
+        if what == 3:
+            worker.send(c.Heartbeat([c.Held(id)]))
+            return
+        del self.held[name][id]
+        if what == 4 and not held.partials:
+            worker.send(c.Reject(id))
+        elif what == 5:
+            worker.send(c.Error(id, self.random.choice(("INTERNAL", "DEADLINE_EXCEEDED", "nonsense")), "", "no"))
+        else:
+            worker.send(c.Final(id, 0, held.body))
+
+    def worker_leases(self) -> None:
+        name = self.random.choice(WORKERS)
+        worker = self.peer(name)
+        if worker is not None:
+            service, slots = self.random.choice(SERVICES), self.random.randint(0, 4)
+            if not self.drained(name):
+                self.leases[name][service] = slots
+            worker.send(c.Slots(service, slots))
+
+    def drained(self, name: str) -> bool:
+        """A worker asked for no more work."""
+        [session] = [each for each in self.stage.broker.sessions() if each.name == name]
+        return session.draining
+
+    def worker_drains(self) -> None:
+        name = self.random.choice(WORKERS)
+        worker = self.peer(name)
+        if worker is not None:
+            self.leases[name] = {}
+            worker.send(c.Drain())
+
+    # ---- lies, and time
+
+    def somebody_lies(self) -> None:
+        name = self.random.choice(CLIENTS + WORKERS)
+        if self.peer(name) is not None:
+            lie = self.random.choice((*LIES, *(CLIENT_LIES if name in CLIENTS else WORKER_LIES)))
+            self.seen[lie.__name__] += 1
+            lie(self, name)
+
+    def say_what_is_not_its_to_say(self, name: str) -> None:
+        allowed = FROM_CLIENT if name in CLIENTS else FROM_WORKER
+        self.speaker(name).send(self.random.choice([SAMPLES[kind] for kind in SAMPLES if kind not in allowed]))
+
+    def send_garbage(self, name: str) -> None:
+        random = self.random
+        frames = [
+            [random.randbytes(random.randint(0, 40)) for _ in range(random.randint(0, 3))],
+            [zmdp1.MAGIC, random.randbytes(random.randint(0, 40))],
+            [zmdp1.MAGIC, b"\x91" * 5000],
+            [zmdp1.MAGIC, b"\xdd\xff\xff\xff\xff"],
+            [zmdp1.MAGIC, zmdp1.encode(c.Batch(1, 0), [ask(1)])[1][: random.randint(0, 20)]],
+            [zmdp1.MAGIC, b"\x91\x93\x00\x00\x00", b"a frame too many"],
+        ]
+        self.hand_over(name, random.choice(frames))
+
+    def acknowledge_what_was_never_sent(self, name: str) -> None:
+        link = self.speaker(name).link
+        self.hand_over(name, zmdp1.encode(c.Batch(0, link.received + 1 + self.random.choice((0, 5, 2**61))), []))
+
+    def want_it_again(self, name: str) -> None:
+        """An honest wish, too often."""
+        for _ in range(self.random.randint(1, 20)):
+            self.hand_over(name, zmdp1.encode(c.Batch(0, self.speaker(name).link.received, True), []))
+
+    def skip_a_number_or_repeat_one(self, name: str) -> None:
+        number = self.speaker(name).link.sent + self.random.choice((-1, 0, 2, 2**61))
+        self.hand_over(name, zmdp1.encode(c.Batch(max(number, 0), 0), []))
+
+    def greet_again(self, name: str) -> None:
+        for _ in range(self.random.randint(1, 20)):
+            self.hand_over(name, zmdp1.encode(c.Batch(0, 0), [self.speaker(name).greeting]))
+
+    def greet_as_another(self, name: str) -> None:
+        self.hand_over(name, zmdp1.encode(c.Batch(0, 0), [hello("somebody else")]))
+
+    def speak_of_what_is_not_theirs(self, name: str) -> None:
+        """Cancels, credit, and deadlines for requests of others, or of nobody."""
+        ids = [id for who, id in self.open if who != name] + [0, 2**62]
+        id = self.random.choice([id for id in ids if (name, id) not in self.open])
+        amount, left = c.MAX_AMOUNT, self.random.choice(TIMES)
+        commands = [c.Cancel(id), c.Credit(id, amount, amount, left), c.Heartbeat([c.Held(id, left)] * 50)]
+        self.speaker(name).send(self.random.choice(commands))
+
+    def ask_for_the_impossible(self, name: str) -> None:
+        random = self.random
+        id = random.randrange(20)
+        fields: dict[str, Any] = random.choice(
+            [
+                {"service": "x" * 10_000},
+                {"service": ""},
+                {"key": "k" * 10_000},
+                {"worker": "w" * 10_000},
+                {"headers": {"h" * 10_000: "v" * 10_000}},
+                {"service": "a", "left": 1e300, "retry": c.MAX_RETRY, "messages": c.MAX_AMOUNT, "bytes": c.MAX_AMOUNT},
+            ]
+        )
+        self.ask(name, ask(id, **{"service": "a", "body": f"{name}:{id}".encode(), **fields}))
+
+    def forge_a_reply(self, name: str) -> None:
+        """Replies to what another worker holds, or nobody."""
+        ids = [id for who in WORKERS if who != name for id in self.held[who]] or [0, 2**62]
+        id = self.random.choice(ids)
+        commands = [
+            *(c.Partial(id, 0, FORGED), c.Final(id, 0, FORGED), c.Error(id, "INTERNAL", "", FORGED.decode())),
+            *(c.Reject(id), c.Heartbeat([c.Held(id)] * 50)),
+        ]
+        self.speaker(name).send(self.random.choice(commands))
+
+    def break_a_promise(self, name: str) -> None:
+        """What costs a worker its session: replies without credit, or without measure."""
+        if not self.held[name]:
+            return
+        id = self.random.choice(list(self.held[name]))
+        held = self.held[name][id]
+        if self.random.random() < 0.3:
+            self.speaker(name).send(c.Error(id, "INTERNAL", "", "x" * 200_000))
+        elif held.partials and self.random.random() < 0.5:
+            self.speaker(name).send(c.Reject(id))
+        else:
+            self.speaker(name).send(*[c.Partial(id, 0, held.body)] * min(held.messages + 1, 1000))
+            held.messages = 0
+
+    def offer_too_much(self, name: str) -> None:
+        names = [f"s{self.random.randrange(10**6)}" for _ in range(self.random.randint(1, 5))] + ["x" * 10_000, ""]
+        self.speaker(name).send(*(c.Slots(each, c.MAX_AMOUNT) for each in names))
+
+    def speaker(self, name: str) -> Speaker:
+        return self.clients.get(name) or self.workers[name]
+
+    def hand_over(self, name: str, frames: list[Any]) -> None:
+        """Give the broker a message past all rules."""
+        self.stage.broker.receive(self.speaker(name).peer, frames, now=self.stage.now)
+        self.stage.flush()
+
+    def time_passes(self) -> None:
+        self.stage.advance(self.random.choice((0.0, 0.4, 0.4, 1.0, 5.0)))
+
+    # ---- what comes of it
+
+    def look(self) -> None:
+        """Note what has come, and hold it against what may come."""
+        for name, worker in self.workers.items():
+            for command in worker.take():
+                self.worker_gets(name, command)
+            if worker.dropped:
+                self.forget(name)
+                worker.link.close()
+        for name, client in self.clients.items():
+            for command in client.take((c.Partial, c.Final, c.Error)):
+                self.client_gets(name, command)
+            if client.dropped:
+                self.forget(name)
+                client.link.close()
+        self.seen["dropped"] += len(self.stage.broker.take_dropped())
+
+    def worker_gets(self, name: str, command: c.Command) -> None:
+        held = self.held[name]
+        if isinstance(command, c.Request):
+            assert command.left is None or command.left > 0, "expired work is not dispatched"
+            assert command.id not in held, "sent twice"
+            assert command.body is not None
+            held[command.id] = Held(command.service, bytes(command.body), command.messages, command.bytes)
+            running = sum(each.service == command.service for each in held.values())
+            assert running <= self.leases[name].get(command.service, 0), "more than the slots"
+        elif isinstance(command, c.Credit) and command.id in held:
+            held[command.id].messages += command.messages
+            held[command.id].bytes += command.bytes
+
+    def client_gets(self, name: str, command: c.Partial | c.Final | c.Error) -> None:
+        self.seen[type(command).__name__] += 1
+        body = self.open[name, command.id]  # a KeyError: told twice, or told what another asked
+        if isinstance(command, c.Error):
+            assert command.message != FORGED.decode()
+        else:
+            assert command.body is not None
+            assert bytes(command.body) == body, "another's reply"
+        if not isinstance(command, c.Partial):
+            del self.open[name, command.id]
+
+    # ---- what always holds
+
+    def check(self) -> None:
+        """Hold the broker's books against each other."""
+        check_counters(self.stage.broker)
+        jobs = self._check_jobs()
+        self._check_slots()
+        self._check_memory(jobs)
+
+    def _check_jobs(self) -> list[Job]:
+        broker = self.stage.broker
+        jobs: dict[int, Job] = {}
+        for session in broker.sessions():
+            assert not session.ended
+            jobs.update((job.id, job) for job in session.held.values())
+            for request in session.requests.values():
+                job = request.entry.job if isinstance(request, Caller) else request
+                assert job is not None
+                jobs[job.id] = job
+        states: Counter[tuple[str, JobState]] = Counter()
+        for job in jobs.values():
+            states[job.service.name, job.state] += 1
+            assert (job.offer is None) is (job.state is JobState.QUEUED)
+        for service in broker.services():
+            counted = [states[service.name, state] for state in list(JobState)[:3]]
+            assert counted == [service.queued, service.running, service.cancelling]
+            assert len(service.queued_jobs()) == service.queued
+            assert sum(job.size for job in service.queued_jobs()) == service.queued_bytes
+        assert broker.timers <= len(jobs) + len(broker.sessions()) + len(broker.services())
+        return list(jobs.values())
+
+    def _check_slots(self) -> None:
+        """No slot is taken twice, and none idle while work waits that may go there."""
+        for service in self.stage.broker.services():
+            for offer in service.offers.values():
+                assert offer.running == sum(job.offer is offer for job in offer.session.held.values())
+                if offer.running < offer.slots:
+                    assert not any(job.suits(offer) for job in service.queued_jobs())
+            assert {offer for level in service._levels for offer in level} == {
+                offer for offer in service.offers.values() if offer.running < offer.slots
+            }
+
+    def _check_memory(self, jobs: list[Job]) -> None:
+        """What the broker believes that it keeps is what it keeps, and within its limits."""
+        broker, settings = self.stage.broker, self.stage.settings
+        sessions = broker.sessions()
+        requests = sum(JOB_BYTES + (job.size if job.request is not None else 0) for job in jobs)
+        callers = sum(isinstance(each, Caller) for session in sessions for each in session.requests.values())
+        replies = sum(session.link.held_bytes for session in sessions if not session.is_worker)
+        assert broker.memory == requests + CALLER_BYTES * callers + replies
+        assert broker.memory <= settings.broker_memory or not replies
+        assert len(sessions) <= settings.broker_sessions
+        assert len(broker.services()) <= settings.broker_services
+
+    # ---- the end
+
+    def finish(self) -> None:
+        """When everybody has done their work and left, nothing is left of them."""
+        self._finish_work()
+        for worker in self.workers.values():
+            if worker.link.opened:
+                worker.vanish()
+        self.stage.advance(3000.0)  # longer than any `retry` can make a request wait for a worker
+        for name, client in self.clients.items():
+            if not client.link.opened and not client.dropped:
+                self.client_comes(name)
+        self.look()
+        self.check()
+        assert not self.open, "a request without an outcome"
+        for client in self.clients.values():
+            if client.link.opened:
+                client.vanish()
+        self.stage.advance(60.0)
+        broker = self.stage.broker
+        assert broker.sessions() == broker.services() == []
+        assert broker.timers == broker.memory == 0
+        assert not broker._peers
+        assert not broker.busy
+        assert all(entry.outcome is not None for entry in broker._keys._entries.values())
+        assert broker.deadline == math.inf
+
+    def _finish_work(self) -> None:
+        for _ in range(10_000):
+            working = [name for name in WORKERS if self.held[name] and self.peer(name)]
+            if not working:
+                return
+            for name in working:
+                for id in list(self.held[name]):
+                    if id in self.held[name] and self.peer(name):
+                        self.reply(name, id, 7)
+                        self.look()
+        raise AssertionError("work without end")
+
+
+Action: TypeAlias = Callable[[Crowd], None]
+Lie: TypeAlias = Callable[[Crowd, str], None]
+
+#: What can happen, and how often in comparison.
+ACTIONS: Final[dict[Action, int]] = {
+    Crowd.client_asks: 20,
+    Crowd.client_says: 10,
+    Crowd.worker_replies: 35,
+    Crowd.worker_leases: 5,
+    Crowd.worker_drains: 1,
+    Crowd.somebody_comes: 6,
+    Crowd.somebody_goes: 1,
+    Crowd.somebody_lies: 5,
+    Crowd.time_passes: 5,
+}
+LIES: Final[tuple[Lie, ...]] = (
+    Crowd.say_what_is_not_its_to_say,
+    Crowd.send_garbage,
+    Crowd.acknowledge_what_was_never_sent,
+    Crowd.want_it_again,
+    Crowd.skip_a_number_or_repeat_one,
+    Crowd.greet_again,
+    Crowd.greet_as_another,
+)
+CLIENT_LIES: Final[tuple[Lie, ...]] = (Crowd.ask_for_the_impossible, Crowd.speak_of_what_is_not_theirs)
+WORKER_LIES: Final[tuple[Lie, ...]] = (Crowd.forge_a_reply, Crowd.break_a_promise, Crowd.offer_too_much)
+
+
+def run(seed: int, steps: int, **settings: Any) -> Crowd:
+    """Drive a crowd for so many steps, checking after each; whatever fails says which seed it was."""
+    crowd = Crowd(Random(seed), **settings)
+    try:
+        while crowd.steps < steps:
+            crowd.step()
+            crowd.check()
+        crowd.finish()
+    except BaseException as error:
+        error.add_note(f"step {crowd.steps} of crowd.run({seed}, {steps})")
+        raise
+    return crowd

@@ -1,0 +1,168 @@
+"""The checks of transports find what they are meant to find: each fault here is caught by the check for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from zmdp_trio._transport import dial, listen
+from zmdp_trio._wire.frames import Frame
+from zmdp_trio.testing.transport import (
+    CHECKS,
+    Lost,
+    Options,
+    PeerGone,
+    Port,
+    Transport,
+    check_random_cancellation,
+)
+
+
+class Flawed:
+    """A port in memory; the subclasses break one promise each."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self.endpoints = port.endpoints
+
+    def receive(self) -> Sequence[tuple[bytes, object]]:
+        return self._port.receive()
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        return self._port.send(peer, frames)
+
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        try:
+            await self._port.run(ready)
+        except trio.Cancelled:
+            self.cancelled()
+            raise
+
+    def cancelled(self) -> None:
+        """What goes wrong when `run` is cancelled."""
+
+    def close(self) -> None:
+        self._port.close()
+
+
+class Loses(Flawed):
+    def cancelled(self) -> None:
+        self._port.receive()
+
+
+class Doubles(Flawed):
+    last: Sequence[tuple[bytes, object]] = ()
+    again = False
+
+    def receive(self) -> Sequence[tuple[bytes, object]]:
+        if self.again and self.last:
+            self.again = False
+            return self.last
+        self.last = self._port.receive()
+        return self.last
+
+    def cancelled(self) -> None:
+        self.again = True
+
+
+class Tears(Flawed):
+    torn = False
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        if self.torn and len(frames) > 1:
+            self.torn = False
+            frames = frames[:-1]
+        return self._port.send(peer, frames)
+
+    def cancelled(self) -> None:
+        self.torn = True
+
+
+class Stalls(Flawed):
+    """Believes that whoever ran before has seen to all that was there."""
+
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        first = True
+
+        def tell() -> None:
+            nonlocal first
+            if not first:
+                ready()
+            first = False
+
+        await self._port.run(tell)
+
+
+class KeepsLossesToItself(Flawed):
+    def receive(self) -> Sequence[tuple[bytes, object]]:
+        return [each for each in self._port.receive() if not isinstance(each[1], Lost)]
+
+
+class TellsOfLossesFirst(Flawed):
+    def receive(self) -> Sequence[tuple[bytes, object]]:
+        return sorted(self._port.receive(), key=lambda each: not isinstance(each[1], Lost))
+
+
+class TakesAll(Flawed):
+    def __init__(self, port: Port) -> None:
+        super().__init__(port)
+        self.waiting: list[tuple[bytes, Sequence[Frame]]] = []
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        if not self._port.send(peer, frames):
+            self.waiting.append((peer, frames))
+        return True
+
+
+class IgnoresTheUnknown(Flawed):
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        try:
+            return self._port.send(peer, frames)
+        except PeerGone:
+            return True
+
+
+def flawed(flaw: type[Flawed]) -> Transport:
+    return Transport(
+        listen=lambda *endpoints, options: flaw(listen(*endpoints, options=options)),  # type: ignore[arg-type, return-value]
+        dial=lambda endpoint, options: flaw(dial(endpoint, options)),  # type: ignore[arg-type, return-value]
+        endpoint=lambda: "memory://*",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flaw", "complaint"),
+    [(Loses, "not message|stuck"), (Doubles, "not message"), (Tears, "not message"), (Stalls, "stuck")],
+)
+async def test_what_a_cancellation_may_not_do(flaw: type[Flawed], complaint: str, autojump_clock: MockClock) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        await check_random_cancellation(flawed(flaw), messages=5_000)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "name", "error"),
+    [
+        (KeepsLossesToItself, "the_bound_side_learns_that_a_peer_closed", trio.TooSlowError),
+        (KeepsLossesToItself, "every_peer_that_comes_and_goes_is_told_of_once", trio.TooSlowError),
+        (TellsOfLossesFirst, "what_came_before_the_loss_is_delivered_late_too", AssertionError),
+        (TakesAll, "a_full_queue_refuses_and_then_wakes", AssertionError),
+        (IgnoresTheUnknown, "sending_to_an_unknown_peer_is_an_error", AssertionError),
+    ],
+)
+async def test_a_broken_promise_is_found(
+    flaw: type[Flawed], name: str, error: type[Exception], autojump_clock: MockClock
+) -> None:
+    (check,) = (check for check in CHECKS if check.__name__ == name)
+    with pytest.raises(error):
+        await check(flawed(flaw))
+
+
+async def test_a_port_is_given_the_options(autojump_clock: MockClock) -> None:
+    transport = flawed(Flawed)
+    async with transport.pair(Options(max_frame=10)) as (bound, dialled, peer):
+        bound.post(peer, bytes(11))
+        assert await dialled.get_lost() == b""
