@@ -32,7 +32,7 @@ broker_logger = logging.getLogger("zmdp_trio.broker")
 ROUNDS: Final = 16
 #: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.
 FIRST_DELAY: Final = 0.05
-LAST_DELAY: Final = 2.0
+LAST_DELAY: Final = 1.0
 
 
 def clock() -> float:

@@ -92,6 +92,10 @@ class Settings:
     key_limit: int = attrs.field(default=10_000, validator=_count)
     #: Bytes of keyed outcomes that are remembered at most.
     key_bytes: int = attrs.field(default=64 * MIB, validator=_count)
+    #: Outcomes that a worker keeps for some seconds, for a broker that is restarted before it passed them on.
+    recent_limit: int = attrs.field(default=4_096, validator=_count)
+    #: The same in bytes.
+    recent_bytes: int = attrs.field(default=16 * MIB, validator=_count)
 
     @property
     def silence(self) -> float:
@@ -133,6 +137,8 @@ class Overrides(TypedDict, total=False):
     key_window: float
     key_limit: int
     key_bytes: int
+    recent_limit: int
+    recent_bytes: int
 
 
 def settings_with(settings: Settings | None, **overrides: Unpack[Overrides]) -> Settings:

@@ -77,7 +77,8 @@ def message(*commands: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
 def canonical() -> list[tuple[str, str, list[bytes]]]:
     """Messages as our peers send them."""
     hello = [1, 1, SESSION, "client", b"", LIMITS, 2.5, []]
-    request = [4, 1, "echo", 0, b"hi", 64, 2**20, 30.0, 60.0, None, 0, None, None, ""]
+    request = [4, 1, "echo", 0, b"hi", 64, 2**20, 30.0, 60.0, None, 0, None, None, "", b"", 0]
+    caller = bytes(range(16, 32))
     return [
         ("batch", "an acknowledgement alone: batches up to 7 have arrived", message([0, 0, 7, False])),
         ("batch-resend", "an acknowledgement that asks for batches after 7", message([0, 0, 7, True])),
@@ -105,7 +106,10 @@ def canonical() -> list[tuple[str, str, list[bytes]]]:
             "a request with every field in use, as a broker sends it to a worker",
             message(
                 ONE,
-                [4, 2**62, "sum", 1, pack([1, 2]), 2**48, 2**48, 0.25, 5.0, {"h": "é"}, 3, "key", "worker", "client"],
+                [
+                    *(4, 2**62, "sum", 1, pack([1, 2]), 2**48, 2**48, 0.25, 5.0, {"h": "é"}, 3),
+                    *("key", "worker", "client", caller, 2**62),
+                ],
             ),
         ),
         (
@@ -141,6 +145,42 @@ def canonical() -> list[tuple[str, str, list[bytes]]]:
         ("goodbye", "a plain leave", message(ONE, [14, "", False])),
         ("goodbye-refused", "a peer is cut off", message([0, 0, 0, False], [14, "greet first", True])),
         (
+            "claim",
+            "a client claims a request of which it has three partial replies",
+            message(ONE, [15, 7, "echo", 3, 61, 2**20 - 100, 12.5, None]),
+        ),
+        (
+            "claim-key",
+            "one with a key, of which it reads no partial replies",
+            message(ONE, [15, 2**62, "echo", None, 64, 2**20, None, "key"]),
+        ),
+        (
+            "holdings",
+            "what a worker has: a request that runs; one with a key that runs; one that ended half a second ago",
+            message(
+                ONE,
+                [
+                    16,
+                    [
+                        [caller, 7, "echo", None, None, None],
+                        [caller, 8, "sum", "key", [1, 3, 0x6C09FF9D], None],
+                        [caller, 9, "sum", "key 2", [0, 0, 0], 0.5],
+                    ],
+                ],
+            ),
+        ),
+        ("holdings-none", "nothing, which our workers leave unsaid", message(ONE, [16, []])),
+        (
+            "resume",
+            "a worker is to go on with a request whose caller has three partial replies",
+            message(ONE, [17, 12, caller, 7, 3, 61, 2**20 - 100, 12.5]),
+        ),
+        (
+            "resume-outcome",
+            "or to send its outcome only, without a deadline",
+            message(ONE, [17, 13, caller, 8, None, 64, 2**20, None]),
+        ),
+        (
             "several",
             "a batch of several commands, with bodies inline and out of band in turn",
             message(
@@ -162,7 +202,7 @@ def tolerated() -> list[tuple[str, str, list[bytes], int]]:
     return [
         ("unknown-tag", "a command of an unknown tag is skipped", message(ONE, [99, "new", {"a": [1]}], [8, 1]), 1),
         ("unknown-tags", "so are any others: below 0, large, without fields", message(ONE, [-1], [2**63, None]), 2),
-        ("unknown-tag-first", "the BATCH is the first command that is known", message([15, 1], ONE), 1),
+        ("unknown-tag-first", "the BATCH is the first command that is known", message([99, 1], ONE), 1),
         (
             "unknown-extension",
             "an extension type, where it is skipped",
@@ -178,14 +218,29 @@ def tolerated() -> list[tuple[str, str, list[bytes], int]]:
         (
             "missing-fields",
             "trailing fields are left out",
-            message([0, 1, 0], [4, 1, "echo", 0, b"", 1, 1], [7, 1, "INTERNAL", "", ""], [9, 1, 1, 1], [11], [14]),
+            message(
+                [0, 1, 0],
+                [4, 1, "echo", 0, b"", 1, 1],
+                [7, 1, "INTERNAL", "", ""],
+                [9, 1, 1, 1],
+                [11],
+                [14],
+                [15, 1, "echo", 0, 1, 1],
+                [17, 1, b"caller", 1, 0, 1, 1],
+            ),
             0,
         ),
-        ("missing-left", "in parts of a command, too", message(ONE, [11, [[1]]]), 0),
+        ("missing-left", "in parts of a command, too", message(ONE, [11, [[1]]], [16, [[b"caller", 1, "echo"]]]), 0),
         (
             "extra-fields",
             "more fields than the table has are skipped",
-            message([*ONE, "new"], [8, 1, 2, 3], [12, None], [11, [[1, None, "new"]]]),
+            message(
+                [*ONE, "new"],
+                [8, 1, 2, 3],
+                [12, None],
+                [11, [[1, None, "new"]]],
+                [16, [[b"caller", 1, "echo", None, None, None, "new"]], "new"],
+            ),
             0,
         ),
         ("second-batch", "a BATCH further on means nothing", message(ONE, [0, 5, 5, True], [8, 1]), 0),
@@ -254,6 +309,10 @@ def malformed() -> list[tuple[str, str, list[bytes]]]:
             "a part with too few fields",
             message([0, 0, 0], [1, 1, SESSION, "n", b"", [1, 2], 2.5, [], None]),
         ),
+        ("short-payload", "a payload's mark of two numbers", message(ONE, [16, [[b"c", 1, "e", "k", [1, 2], None]]])),
+        ("long-payload", "and of four", message(ONE, [16, [[b"c", 1, "e", "k", [1, 2, 3, 4], None]]])),
+        ("payload-in-text", "and one that is text", message(ONE, [16, [[b"c", 1, "e", "k", ["1", "2", "3"], None]]])),
+        ("negative-received", "a number of partial replies below 0", message(ONE, [15, 1, "echo", -1, 0, 0])),
         ("body-missing", "nil for a body, and no frame", message(ONE, [6, 1, 0, None])),
         ("frame-too-many", "a frame that no body refers to", message(ONE, [6, 1, 0, b""], frames=(b"x",))),
         ("good-then-bad", "one bad command spoils the message", message(ONE, [8, 1], [8])),
@@ -492,6 +551,59 @@ def conversations() -> list[dict[str, Any]]:
     r.say(1.3, client2, request(2, key="k"))
     done.append(r.document)
 
+    def restart(recorder: Recorder) -> None:
+        """Start another broker in place of the one that was there: nobody hears from that one again."""
+        recorder.machine("restarted", role="broker", epoch="fedcba9876543210", replaces="broker")
+
+    r = start(
+        "restart",
+        "a broker is restarted with a reply on the way: the caller claims its request, the worker holds it and goes on",
+    )
+    worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")
+    r.say(0.5, client, request(1))
+    r.say(0.6, worker, c.Final(1, 0, b"done"))
+    r.say(1.0, client, request(2, left=30.0))
+    r.say(1.1, worker, c.Partial(2, 0, b"one"))
+    r.lose(1.2, client)
+    r.say(1.3, worker, c.Partial(2, 0, b"two"))
+    r.lose(1.4, worker)
+    restart(r)
+    client = r.connect(2.0, "client", "restarted")
+    worker = r.connect(2.1, "worker", "restarted")
+    r.say(2.2, worker, c.Partial(1, 0, b"three"), c.Final(1, 0, b"done"))
+    done.append(r.document)
+
+    r = start(
+        "restart-lost", "no worker comes back with what is claimed: one request is lost, the other one runs again"
+    )
+    r.machine("worker2", role="worker", session="d2" * 16, services={"echo": 10})
+    worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")
+    r.say(1.0, client, request(1), request(2, retry=1))
+    r.lose(1.1, client)
+    r.lose(1.1, worker)
+    restart(r)
+    client = r.connect(2.0, "client", "restarted")
+    worker2 = r.connect(2.1, "worker2", "restarted")
+    r.time(12.0, "restarted")
+    r.say(12.1, worker2, c.Final(1, 0, b"done"))
+    done.append(r.document)
+
+    r = start(
+        "restart-key", "a worker still has the outcome of a key; who asks for it next has it when its caller might"
+    )
+    r.machine("client2", role="client", session="c2" * 16)
+    worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")
+    r.say(1.0, client, request(1, key="k"))
+    r.say(1.5, worker, c.Partial(1, 0, b"one"), c.Final(1, 0, b"done"))
+    r.lose(1.75, client)
+    r.lose(1.75, worker)
+    restart(r)
+    worker = r.connect(2.0, "worker", "restarted")
+    client2 = r.connect(2.1, "client2", "restarted")
+    r.say(2.2, client2, request(1, key="k"))
+    r.time(7.0, "restarted")
+    done.append(r.document)
+
     hello = next(frames for name, _, frames in canonical() if name == "hello-client")
     for name, description, frames in (
         ("greet-first", "a command before the greeting", [message(ONE, [8, 1])]),
@@ -540,7 +652,7 @@ def main() -> None:
             "valid: frames that decode to these commands, bodies put in; `skipped` counts unknown tags.",
             "canonical: our own encoder makes these frames of the commands. invalid: frames that must be refused.",
             "conversations: what each machine says when this happens; `at` is in seconds; `breaches` counts what each",
-            "machine takes for an error of its peer.",
+            "machine takes for an error of its peer; a broker that `replaces` another is started in its place.",
         ],
         "valid": valid,
         "invalid": [row(*each) for each in malformed()],

@@ -49,8 +49,9 @@ def ask(id: int, service: str = "echo", body: bytes = b"?", **fields: Any) -> c.
 
 
 #: What a client, and a worker, may send to a broker.
-FROM_CLIENT = {c.Batch, c.Hello, c.Goodbye, c.Request, c.Cancel, c.Credit, c.Heartbeat}
-FROM_WORKER = {*(c.Batch, c.Hello, c.Goodbye, c.Partial, c.Final, c.Error, c.Reject, c.Heartbeat, c.Slots, c.Drain)}
+FROM_BOTH = {c.Batch, c.Hello, c.Goodbye, c.Heartbeat}
+FROM_CLIENT = {*FROM_BOTH, c.Request, c.Cancel, c.Credit, c.Claim}
+FROM_WORKER = {*FROM_BOTH, c.Partial, c.Final, c.Error, c.Reject, c.Slots, c.Drain, c.Holdings}
 #: One command of each kind.
 SAMPLES: dict[type[c.Command], c.Command] = {
     c.Batch: c.Batch(0, 0),
@@ -68,6 +69,9 @@ SAMPLES: dict[type[c.Command], c.Command] = {
     c.Drain: c.Drain(),
     c.Drained: c.Drained(),
     c.Goodbye: c.Goodbye(),
+    c.Claim: c.Claim(1, "echo", 0, 1, 1),
+    c.Holdings: c.Holdings([c.Holding(b"caller", 1, "echo")]),
+    c.Resume: c.Resume(1, b"caller", 1, 0, 1, 1),
 }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from hashlib import blake2b
 from typing import Any
 from unittest import mock
 
 import msgspec
 import pytest
-from stage import EPOCH, Stage, ask, check_counters, hello
+from stage import EPOCH, Stage, ask, check_counters, hello, session_id
 
 from zmdp_trio._core.broker import Job, JobState, workers
 from zmdp_trio._core.broker import service as services
@@ -56,7 +57,9 @@ def test_a_request_goes_to_the_worker_and_the_replies_come_back() -> None:
     worker, client = stage.worker("echo"), stage.client("anna")
     client.send(ask(7, "echo", b"hello", left=9.0, timeout=3.0, headers={"a": "b"}, retry=2))
     [request] = worker.take()
-    assert request == ask(request.id, "echo", b"hello", left=9.0, timeout=3.0, headers={"a": "b"}, retry=2, peer="anna")
+    options: Any = {"left": 9.0, "timeout": 3.0, "headers": {"a": "b"}, "retry": 2}
+    origin: Any = {"caller": blake2b(session_id("anna"), digest_size=16).digest(), "call": 7}
+    assert request == ask(request.id, "echo", b"hello", **options, peer="anna", **origin)
     assert stage.held() == {"echo": (0, 1, 0)}
     worker.send(c.Partial(request.id, 1, b"part"), final(request))
     assert client.take() == [c.Partial(7, 1, b"part"), c.Final(7, 0, b"!")]

@@ -426,7 +426,7 @@ def test_a_call_survives_a_connection_that_comes_back() -> None:
     settled(client)
 
 
-@pytest.mark.parametrize("how", ["restarted", "did not come back", "said goodbye", "said goodbye while we greeted"])
+@pytest.mark.parametrize("how", ["forgot us", "did not come back", "said goodbye", "refused us", "refused to greet us"])
 @pytest.mark.parametrize("retry", [0, 1])
 @pytest.mark.parametrize("partials", [0, 1])
 def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, partials: int) -> None:
@@ -436,7 +436,7 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
     broker.send(*[c.Partial(1, 0, b"p")] * partials)
     stage.flush()
     broker.take()
-    if how == "restarted":
+    if how == "forgot us":
         stage.disconnect(client)
         stage.connect(client)
     elif how == "did not come back":
@@ -444,6 +444,11 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
         stage.advance(10.0)
     elif how == "said goodbye":
         broker.send(c.Goodbye("the broker stops"))
+        stage.flush()
+        assert (call.state, call.outcome) == (CallState.SENT, None), "another one may be started in its place"
+        stage.advance(10.0)
+    elif how == "refused us":
+        broker.send(c.Goodbye("that makes no sense", refused=True))
         stage.flush()
     else:
         stage.disconnect(client)
@@ -460,7 +465,7 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
         settled(client)
         return
     assert call.outcome is None
-    if how != "restarted":
+    if how != "forgot us":
         assert call.state is CallState.WAITING, "not sent to a broker that is leaving"
         broker.answers = True
         stage.connect(client)
@@ -471,6 +476,64 @@ def test_calls_of_a_lost_broker_run_again_or_are_lost(how: str, retry: int, part
     stage.flush()
     assert call.outcome == c.Final(2, 0, b"!")
     settled(client)
+
+
+@pytest.mark.parametrize("reason", ["broker-lost", "worker-lost"])
+@pytest.mark.parametrize("retry", [0, 1])
+@pytest.mark.parametrize("partials", [0, 1])
+def test_a_restarted_broker_is_asked_for_calls_before_they_run_again_or_are_lost(
+    reason: str, retry: int, partials: int
+) -> None:
+    stage, broker, client = play()
+    call = start(client, a_request(retry=retry, key="key"), explicit_deadline=9.0)
+    stage.flush()
+    broker.send(*[c.Partial(1, 0, b"p")] * partials)
+    stage.flush()
+    restart(stage, broker, client)
+    left = {"messages": 64 - partials, "bytes": client.settings.credit_bytes - partials, "left": 9.0}
+    assert broker.take() == [c.Claim(1, "echo", partials, **left, key="key")]
+    assert (call.state, call.outcome) == (CallState.SENT, None)
+    broker.send(c.Error(1, "UNAVAILABLE", reason, "nobody has it"))
+    stage.flush()
+    if not retry or partials:
+        assert error_of(call).reason == reason
+        if call.inbox:
+            client.take(call)
+        settled(client)
+        return
+    assert [request.id for request in broker.take(c.Request)] == [2]
+    broker.send(c.Error(2, "UNAVAILABLE", reason, "gone"))
+    stage.flush()
+    assert error_of(call).reason == reason, "that was no claim, and nothing is left to try"
+    settled(client)
+
+
+def test_what_was_not_sent_is_not_claimed() -> None:
+    stage, broker, client = play()
+    sent, unread = start(client), start(client, discards=True)
+    stage.flush()
+    stage.disconnect(client)
+    client.cancel(sent)
+    restart(stage, broker, client)
+    assert [(claim.id, claim.received) for claim in broker.take(c.Claim)] == [(2, None)]
+    broker.send(c.Final(2, 0, b"!"))
+    stage.flush()
+    late = start(client)
+    restart(stage, broker, client)
+    assert [(type(command), command.id) for command in broker.take()] == [(c.Request, 4)]
+    assert unread.outcome == c.Final(2, 0, b"!")
+    assert (late.state, late.retries) == (CallState.SENT, 0)
+
+
+def restart(stage: Stage, broker: FakeBroker, client: ClientMachine) -> None:
+    """Have another broker take the place of the one that was there."""
+    if (client, BROKER) in stage.lines:
+        stage.disconnect(client)
+    broker.answers = False
+    broker.take()
+    stage.connect(client)
+    broker.welcome(epoch=b"after-" + client.uplinks[BROKER].epoch)
+    stage.flush()
 
 
 def test_a_session_that_was_given_up_is_not_gone_on_with() -> None:
@@ -663,9 +726,13 @@ def test_nothing_is_heard_after_a_broker_s_goodbye() -> None:
     call = start(client, a_request(retry=1))
     broker.send(c.Goodbye(), c.Final(1, 0, b""), c.Drain())
     stage.flush()
+    assert (call.state, call.outcome) == (CallState.SENT, None)
+    uplink = client.uplinks[BROKER]
+    assert uplink.state is State.DOWN
+    assert uplink.reason == "the broker said goodbye"
+    assert not uplink.draining
+    stage.advance(10.0)
     assert call.state is CallState.WAITING
-    assert client.uplinks[BROKER].reason == "the broker said goodbye"
-    assert not client.uplinks[BROKER].draining
     assert client.late_replies == 0
 
 

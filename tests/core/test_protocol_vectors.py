@@ -34,7 +34,7 @@ from zmdp_trio._wire import zmdp1
 DOCS = Path(__file__).parents[2] / "docs"
 VECTORS = DOCS / "protocol" / "vectors.json"
 COMMANDS = {cls.__name__.upper(): cls for cls in c.ALL}
-PARTS = {cls.__name__.upper(): cls for cls in (c.Limits, c.Offer, c.Held)}
+PARTS = {cls.__name__.upper(): cls for cls in (c.Limits, c.Offer, c.Held, c.Holding)}
 
 
 # ---- values as JSON
@@ -61,7 +61,7 @@ def value_to_json(value: Any) -> Any:
         return {"bin": data} if isinstance(data, str) else data
     if value == math.inf:
         return "infinity"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [value_to_json(each) for each in value]
     if isinstance(value, msgspec.Struct):
         return {name: value_to_json(getattr(value, name)) for name in value.__struct_fields__}
@@ -93,7 +93,7 @@ def command_from_json(document: dict[str, Any]) -> Any:
     types = {field.name: field.type for field in msgspec.structs.fields(cls)}
     values = {}
     for field, value in value_from_json(fields).items():
-        values[field] = part_from_json(value) if field in ("limits", "offers", "held") else value
+        values[field] = part_from_json(value) if field in ("limits", "offers", "held", "holdings") else value
         assert field in types
     return cls(**values)
 
@@ -145,9 +145,10 @@ class Player:
     def uplink(self, connection: str) -> Any:
         """Return a client's or a worker's session by its connection."""
         broker = self.conversation["connections"][connection]["broker"]
-        if broker not in self.uplinks:
-            self.uplinks[broker] = self.machine.add(broker)
-        return self.uplinks[broker]
+        endpoint = self.conversation["machines"][broker].get("replaces", broker)
+        if endpoint not in self.uplinks:
+            self.uplinks[endpoint] = self.machine.add(endpoint)
+        return self.uplinks[endpoint]
 
     def drain(self) -> None:
         """Collect what the machine has to send."""
@@ -159,7 +160,7 @@ class Player:
                 each.batch_sent()
         if self.what["role"] == "worker":
             for _, execution in self.machine.take_events():
-                self.executions[execution.request.id] = execution
+                self.executions[execution.id] = execution
 
     def event(self, step: dict[str, Any]) -> None:
         """A connection comes or goes, or time passes."""
@@ -389,6 +390,9 @@ def type_in_words(kind: msgspec.inspect.Type) -> tuple[str, str]:
             return f"map of {type_in_words(key)[0]} to {type_in_words(value)[0]}", ""
         case msgspec.inspect.ListType(item_type=item):
             return f"array of {type_in_words(item)[0]}", ""
+        case msgspec.inspect.TupleType(item_types=items):
+            assert len({type_in_words(item) for item in items}) == 1
+            return f"array of {len(items)} {type_in_words(items[0])[0]}", ""
         case msgspec.inspect.StructType(cls=cls):
             return cls.__name__.upper(), ""
     raise AssertionError(kind)

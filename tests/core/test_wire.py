@@ -38,7 +38,7 @@ COMMANDS: list[c.Command] = [
     c.Welcome(1, "broker", b"epoch", True, LIMITS, 0.01, []),
     c.Slots("echo", 2**48),
     c.Request(1, "echo", 1, b"body", 64, 2**20),
-    c.Request(1, "echo", 1, b"body", 64, 2**20, 0.5, 60.0, {"a": "b"}, 3, "key", "worker", "peer"),
+    c.Request(1, "echo", 1, b"body", 64, 2**20, 0.5, 60.0, {"a": "b"}, 3, "key", "worker", "peer", b"caller", 2**62),
     c.Request(1, "echo", 1, b"", 0, 0, math.inf, math.inf),
     c.Partial(1, 0, b""),
     c.Partial(1, 2, b"x" * zmdp1.INLINE),
@@ -55,6 +55,12 @@ COMMANDS: list[c.Command] = [
     c.Drained(),
     c.Goodbye(),
     c.Goodbye("why", refused=True),
+    c.Claim(1, "echo", None, 0, 2**48),
+    c.Claim(2**62, "echo", 3, 64, 2**20, 0.5, "key"),
+    c.Holdings([]),
+    c.Holdings([c.Holding(b"caller", 1, "echo"), c.Holding(b"caller", 2, "echo", "key", (1, 2, 2**32 - 1), 0.5)]),
+    c.Resume(1, b"caller", 2, None, 0, 2**48),
+    c.Resume(2**62, b"caller", 2**62, 3, 64, 2**20, math.inf),
 ]
 
 
@@ -143,7 +149,7 @@ def test_a_body_of_any_size_may_come_in_a_frame_of_its_own() -> None:
 # ---- room to grow
 
 
-@pytest.mark.parametrize("unknown", [[15], [99, {"a": [1]}], [2**64 - 1], [-1, None], [128, b"x" * 1000]])
+@pytest.mark.parametrize("unknown", [[50], [99, {"a": [1]}], [2**64 - 1], [-1, None], [128, b"x" * 1000]])
 def test_unknown_commands_are_skipped_and_counted(unknown: list[Any]) -> None:
     frames = message([8, 1], unknown, unknown, [8, 2])
     assert zmdp1.decode(frames) == ([BATCH, c.Cancel(1), c.Cancel(2)], 2)
@@ -152,7 +158,7 @@ def test_unknown_commands_are_skipped_and_counted(unknown: list[Any]) -> None:
 @pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: type(command).__name__)
 def test_surplus_trailing_fields_are_skipped(command: c.Command) -> None:
     plain = msgspec.msgpack.decode(msgspec.msgpack.encode(command))
-    defaults = {"Request": 14, "Error": 6, "Credit": 5, "Heartbeat": 2, "Goodbye": 3}
+    defaults = {"Request": 16, "Error": 6, "Credit": 5, "Heartbeat": 2, "Goodbye": 3, "Claim": 8, "Resume": 8}
     kind = type(command).__name__
     full = plain + [None] * 0
     assert len(full) == defaults.get(kind, len(full)), "fields are never left out at the end"
@@ -162,6 +168,9 @@ def test_surplus_trailing_fields_are_skipped(command: c.Command) -> None:
 def test_optional_trailing_fields_may_be_missing() -> None:
     assert decode([4, 1, "echo", 0, b"", 1, 2]) == [c.Request(1, "echo", 0, b"", 1, 2)]
     assert decode([14], [11], [9, 1, 2, 3]) == [c.Goodbye(), c.Heartbeat(), c.Credit(1, 2, 3)]
+    assert decode([15, 1, "echo", None, 2, 3]) == [c.Claim(1, "echo", None, 2, 3)]
+    assert decode([16, [[b"caller", 1, "echo"]]]) == [c.Holdings([c.Holding(b"caller", 1, "echo")])]
+    assert decode([17, 1, b"caller", 2, 3, 4, 5]) == [c.Resume(1, b"caller", 2, 3, 4, 5)]
 
 
 def test_decoded_heartbeats_do_not_share_their_lists() -> None:
@@ -197,6 +206,15 @@ def test_decoded_heartbeats_do_not_share_their_lists() -> None:
         pytest.param([4, 1, "s", 0, "text", 0, 0], id="text for a body"),
         pytest.param([3, "s", -1], id="negative slots"),
         pytest.param([3, "s", 2**48 + 1], id="slots without measure"),
+        pytest.param([15, 1, "s", -1, 0, 0], id="a negative number of replies received"),
+        pytest.param([15, 1, "s", 0, 0, 2**48 + 1], id="credit without measure in a claim"),
+        pytest.param([15, 1, "s", 0, 0, 0, math.nan], id="NaN in a claim"),
+        pytest.param([16, None], id="nil for a list"),
+        pytest.param([16, [["caller", 1, "s"]]], id="text for a caller"),
+        pytest.param([16, [[b"caller", 1, "s", "k", [1, 2]]]], id="a payload's mark that is too short"),
+        pytest.param([16, [[b"caller", 1, "s", None, None, -1.0]]], id="an end in the future"),
+        pytest.param([17, 1, b"caller", -1, 0, 0, 0], id="a negative id of a caller's"),
+        pytest.param([17, 1, b"caller", 1, 0, -1, 0], id="negative credit for what goes on"),
         pytest.param([5, 1, 0], id="a field that is missing"),
         pytest.param([], id="no tag"),
         pytest.param(["8", 1], id="a tag that is no number"),

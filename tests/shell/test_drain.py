@@ -233,7 +233,7 @@ async def test_a_worker_whose_broker_is_away_leaves_when_its_handlers_have(autoj
         async with open_worker([slow], ENDPOINT) as worker:
             await until(lambda: worker.statistics().running)
             broker_scope.cancel()
-            await until(lambda: not worker.statistics().running)
+            await until(lambda: not worker.statistics().running, within=worker.settings.resume + 1)
             start = trio.current_time()
         assert trio.current_time() == start
 
@@ -296,7 +296,7 @@ async def test_a_brokers_grace_ends(autojump_clock: Any) -> None:
             await until(lambda: "slow" in broker.statistics().services and broker.statistics().services["slow"].running)
             start = trio.current_time()
         assert trio.current_time() == start + 3
-        await trio.sleep(1)
+        await trio.sleep(client.settings.resume + 1)
         assert client.statistics().outstanding == 0
         nursery.cancel_scope.cancel()
 

@@ -33,6 +33,8 @@ class Dialler(ABC):
         self._unusable: list[Uplink] = []
         self._timers: Timers[Any] = Timers()
         self._next_beat = math.inf
+        #: What time it was when something last came or was due.
+        self._now = 0.0
 
     # ---- for the engine
 
@@ -56,6 +58,7 @@ class Dialler(ABC):
 
     def receive(self, uplink: Uplink, frames: Sequence[Frame], *, now: float) -> None:
         """Take a message."""
+        self._now = now
         try:
             if uplink.state is State.GREETING:
                 self._greet(uplink, frames, now)
@@ -73,6 +76,7 @@ class Dialler(ABC):
 
     def handle_timer(self, *, now: float) -> None:
         """Do what is due."""
+        self._now = now
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
             for uplink in self.uplinks.values():
@@ -113,7 +117,7 @@ class Dialler(ABC):
 
     @abstractmethod
     def _on_up(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
-        """The greeting is done; a FRESH session holds nothing."""
+        """The greeting is done; unless it was RESUMED, the session holds nothing."""
 
     @abstractmethod
     def _on_down(self, uplink: Uplink, now: float) -> None:
@@ -164,5 +168,11 @@ class Dialler(ABC):
         self.protocol_errors += 1
 
     def _on_goodbye(self, uplink: Uplink, command: Goodbye, now: float) -> None:
-        uplink.refused(command.reason or "the broker said goodbye", unwelcome=command.refused)
-        self._refused(uplink, now)
+        reason = command.reason or "the broker said goodbye"
+        if command.refused:
+            uplink.refused(reason, unwelcome=True)
+            self._refused(uplink, now)
+        else:
+            # It stops; one that is started in its place in time is asked for what this one had.
+            self.lost(uplink, reason, now=now)
+            self._unusable.append(uplink)

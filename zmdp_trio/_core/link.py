@@ -20,6 +20,7 @@ from .._wire import zmdp1
 from .._wire.commands import (
     MAX_AMOUNT,
     Batch,
+    Claim,
     Command,
     Credit,
     Error,
@@ -28,6 +29,8 @@ from .._wire.commands import (
     Heartbeat,
     Held,
     Hello,
+    Holding,
+    Holdings,
     Partial,
     Request,
     Welcome,
@@ -367,13 +370,14 @@ class Link:
         self._greeting = None
         self._unsent.clear()
 
-    def drop_outbox(self) -> None:
-        """Forget what waits to be sent: the session that it was meant for is over."""
+    def drop_outbox(self) -> list[Command]:
+        """Forget what waits to be sent, and return it: the session that it was meant for is over."""
         self._ledger.bytes -= self.outbox_bytes
-        self.outbox = []
+        dropped, self.outbox = self.outbox, []
         self.outbox_bytes = 0
         self._large = False
         self._latest.clear()
+        return dropped
 
 
 def weight(command: Command) -> int:
@@ -385,7 +389,15 @@ def weight(command: Command) -> int:
         return request_weight(command)
     if isinstance(command, Error):
         return len(command.code) + len(command.reason) + len(command.message) + len(command.details)
+    if isinstance(command, Claim):
+        return len(command.service) + len(command.key or "")
+    if isinstance(command, Holdings):
+        return sum(map(_holding_weight, command.holdings))
     return 0
+
+
+def _holding_weight(holding: Holding) -> int:
+    return COMMAND_BYTES + len(holding.service) + len(holding.key or "")
 
 
 def _weights(commands: Sequence[Command]) -> int:

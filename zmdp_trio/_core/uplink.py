@@ -14,7 +14,7 @@ import attrs
 from .._errors import ProtocolError
 from .._settings import Settings
 from .._wire import zmdp1
-from .._wire.commands import VERSION, Goodbye, Heartbeat, Hello, Limits, Offer, Welcome
+from .._wire.commands import VERSION, Command, Goodbye, Heartbeat, Hello, Limits, Offer, Welcome
 from .._wire.frames import Frame
 from .link import Link
 
@@ -50,6 +50,8 @@ class Greeted(enum.Enum):
     """How a WELCOME left the session."""
 
     FRESH = "fresh"
+    #: Fresh, since the broker is another one than that which the session was with.
+    RESTARTED = "restarted"
     RESUMED = "resumed"
     REFUSED = "refused"
     #: What came was no answer, but overtook it.
@@ -83,6 +85,8 @@ class Uplink:
         self.unwelcome = False
         #: The broker wants no new requests.
         self.draining = False
+        #: What waited to be sent when the session was found to be over.
+        self.unsent: Sequence[Command] = ()
         #: Too much waits for the broker: partial replies have to wait too.
         self.choked = False
         #: Requests that were turned down since nothing waited for the broker.
@@ -167,9 +171,10 @@ class Uplink:
             raise ProtocolError(f"the broker speaks version {answer.version}, this peer {VERSION}")
         if answer.resumed and answer.epoch != self.epoch:
             raise ProtocolError("the broker goes on with a session that is not ours")
+        restarted = answer.epoch != self.epoch != b""
         if not answer.resumed:
             self.link.reset()
-            self.link.drop_outbox()
+            self.unsent = self.link.drop_outbox()
             received = 0
         assert self.link.peer is not None
         self.link.open(self.link.peer, received)
@@ -177,7 +182,9 @@ class Uplink:
         self.broker, self.epoch, self.limits = answer.broker, answer.epoch, answer.limits
         self.reason = ""
         self.unwelcome = False
-        return Greeted.RESUMED if answer.resumed else Greeted.FRESH
+        if answer.resumed:
+            return Greeted.RESUMED
+        return Greeted.RESTARTED if restarted else Greeted.FRESH
 
     def beat(self, *, busy: bool) -> None:
         """Say what is due after a heartbeat interval: nothing at all, on an idle session."""

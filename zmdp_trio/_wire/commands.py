@@ -145,6 +145,10 @@ class Request(Command, tag=4):
     worker: str | None = None
     #: Broker to worker: the name of the caller.
     peer: str = ""
+    #: Broker to worker: what tells the caller's session from others, after a restart of the broker too.
+    caller: Data = b""
+    #: Broker to worker: the id that the caller gave it.
+    call: Number = 0
 
 
 class Partial(Command, tag=5):
@@ -231,6 +235,56 @@ class Goodbye(Command, tag=14):
     refused: bool = False
 
 
+class Claim(Command, tag=15):
+    """A client asks a broker that was restarted for a request that it had sent before."""
+
+    #: As it was sent.
+    id: Number
+    service: str
+    #: Partial replies that came; None if nobody reads them.
+    received: Number | None
+    #: Credit that the worker has, beyond these.
+    messages: Amount
+    bytes: Amount
+    left: Seconds | None = None
+    key: str | None = None
+
+
+class Holding(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A request that a worker runs, or ran lately, for a broker that was restarted since."""
+
+    #: `caller` and `call` of its REQUEST.
+    caller: Data
+    call: Number
+    service: str
+    key: str | None = None
+    #: Content type, length, and CRC-32 of the payload of a request with a key.
+    payload: tuple[int, int, int] | None = None
+    #: Seconds since its end; None while it runs.
+    ended: Seconds | None = None
+
+
+class Holdings(Command, tag=16):
+    """What a worker has of the requests of the broker before this one."""
+
+    holdings: list[Holding]
+
+
+class Resume(Command, tag=17):
+    """A caller has claimed what a worker holds: go on with it."""
+
+    #: What it is called from now on.
+    id: Number
+    caller: Data
+    call: Number
+    #: Partial replies that the caller has; None to leave out all that were sent.
+    received: Number | None
+    #: Credit beyond these.
+    messages: Amount
+    bytes: Amount
+    left: Seconds | None = None
+
+
 ALL: tuple[type[Command], ...] = (
     Batch,
     Hello,
@@ -247,4 +301,7 @@ ALL: tuple[type[Command], ...] = (
     Drain,
     Drained,
     Goodbye,
+    Claim,
+    Holdings,
+    Resume,
 )

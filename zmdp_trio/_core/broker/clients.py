@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..._errors import InvalidArgument, ProtocolError, RequestError, Unavailable
+from ..._errors import ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..link import headers_size, request_weight, weight
-from .dispatcher import Dispatcher
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
+from .recovery import Claim, Recovery
 from .service import Service
 from .session import Session
 
 
-class ClientCommands(Dispatcher):
+class ClientCommands(Recovery):
     """The broker's side of its clients: requests, credit, and leaving."""
 
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
@@ -49,7 +49,10 @@ class ClientCommands(Dispatcher):
         """Return the client of a new keyed execution; None if the request is taken care of."""
         try:
             entry = self._keys.find(request)
-        except InvalidArgument as error:
+            if entry is None and self._await_new(session, request, now):
+                self._forget_service(service)
+                return None
+        except RequestError as error:
             service.counters.received += 1
             service.counters.refused += 1
             self._answer_error(session, request, error)
@@ -116,6 +119,9 @@ class ClientCommands(Dispatcher):
 
     def _on_credit(self, session: Session, credit: c.Credit, now: float) -> None:
         job = session.requests.get(credit.id)
+        if isinstance(job, Claim):
+            job.grant(credit, now)
+            return
         if isinstance(job, Caller):
             if credit.left is not None:
                 self._move_time_left(job, credit.left, now)
@@ -139,8 +145,11 @@ class ClientCommands(Dispatcher):
             if job is not None and held.left is not None:
                 self._move_time_left(job, held.left, now)
 
-    def _move_time_left(self, job: Job | Caller, left: float, now: float) -> None:
+    def _move_time_left(self, job: Job | Caller | Claim, left: float, now: float) -> None:
         """A client moves a deadline: its own, which may be one of many."""
+        if isinstance(job, Claim):
+            job.deadline = now + left
+            return
         if isinstance(job, Caller):
             job.entry.move_deadline(job, now + left)
             self._share_deadline(job.entry, now)
@@ -155,4 +164,5 @@ CLIENT_COMMANDS: Final[dict[type[c.Command], Any]] = {
     c.Cancel: ClientCommands._on_cancel,
     c.Credit: ClientCommands._on_credit,
     c.Heartbeat: ClientCommands._on_client_heartbeat,
+    c.Claim: ClientCommands._on_claim,
 }

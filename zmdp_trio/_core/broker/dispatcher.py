@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ..._errors import (
+    BrokerLost,
     DeadlineExceeded,
     InvalidArgument,
     MessageTooLarge,
@@ -53,10 +54,10 @@ class Dispatcher(ABC):
 
     # ---- services
 
-    def _service(self, name: str) -> Service | None:
+    def _service(self, name: str, *, at_any_rate: bool = False) -> Service | None:
         """Return the service of this name, a new one if there is none; None if there are too many."""
         service = self._services.get(name)
-        if service is None and len(self._services) < self.settings.broker_services:
+        if service is None and (at_any_rate or len(self._services) < self.settings.broker_services):
             service = self._services[name] = Service(name)
         return service
 
@@ -94,6 +95,7 @@ class Dispatcher(ABC):
         assert request is not None
         request.id = job.id
         request.peer = job.client.name
+        request.caller, request.call = job.owner.digest, job.client_id
         request.messages, request.bytes = job.messages, job.bytes
         request.left = job.deadline - now if job.deadline < math.inf else None
         worker.link.put(request, job.size)
@@ -325,6 +327,8 @@ class Dispatcher(ABC):
         if job.state is JobState.CANCELLING:
             job.service.counters.cancelled += 1
             self._end(job, JobInput.FAIL)
+        elif job.request is None:
+            self._refuse(job, BrokerLost("a worker rejected it, and its payload was lost with the broker"))
         else:
             job.rejected_by = frozenset((*(job.rejected_by or ()), offer.session))
             if job.service.served(job):

@@ -8,7 +8,6 @@ first, and a repeat then runs anew.
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import msgspec
 from ..._errors import Code, InvalidArgument, Overloaded
 from ..._settings import Settings
 from ..._wire import commands as c
+from ..keyed import Fingerprint, fingerprint, is_remembered
 from ..link import Ledger, weight
 from ..timers import Timers
 
@@ -24,21 +24,10 @@ if TYPE_CHECKING:
     from .job import Job
     from .session import Session
 
-#: Errors that say nothing of what the handler did, as those with a reason don't, which are ours: a repeat runs anew.
-NOT_REMEMBERED = frozenset(
-    code.value for code in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
-)
 #: Bytes of an outcome that a caller gets though it does not read: what we would say instead is no shorter.
 SHORT_OUTCOME = 256
 #: What one who waits for a keyed execution counts for in the broker's memory.
 CALLER_BYTES = 2**10
-
-
-def fingerprint(request: c.Request) -> tuple[int, int, int]:
-    """Return what tells payloads apart by mistake, not by malice: content type, length, and checksum."""
-    body = request.body
-    assert body is not None
-    return request.content, len(body), zlib.crc32(body)
 
 
 class Caller:
@@ -60,7 +49,7 @@ class KeyedClient:
     #: What it takes: each caller's own limits count.
     limits = c.Limits(c.MAX_AMOUNT, c.MAX_AMOUNT, c.MAX_AMOUNT)
 
-    def __init__(self, table: KeyTable, key: tuple[str, str], name: str, fingerprint: tuple[int, int, int]) -> None:
+    def __init__(self, table: KeyTable, key: tuple[str, str], name: str, fingerprint: Fingerprint | None) -> None:
         #: The first caller's: what the handler sees as its peer.
         self.name = name
         self.requests: dict[int, Job] = {}
@@ -172,15 +161,26 @@ class KeyTable:
         """
         self._forget_old()
         entry = self._entries.get((request.service, request.key or ""))
-        if entry is not None and entry.fingerprint != fingerprint(request):
+        if entry is not None and entry.fingerprint not in (None, fingerprint(request)):
             raise InvalidArgument("this key was used with another payload")
         return entry
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def get(self, key: tuple[str, str]) -> KeyedClient | None:
+        """Return the execution of a service with a key, if there is one."""
+        self._forget_old()
+        return self._entries.get(key)
 
     def add(self, request: c.Request, name: str) -> KeyedClient:
         """Note a new execution, for a first caller of this name."""
         assert request.key is not None
-        key = request.service, request.key
-        entry = self._entries[key] = KeyedClient(self, key, name, fingerprint(request))
+        return self.restore((request.service, request.key), name, fingerprint(request))
+
+    def restore(self, key: tuple[str, str], name: str, fingerprint: Fingerprint | None) -> KeyedClient:
+        """Note an execution of which a worker knows; without a fingerprint, repeats may say what they like."""
+        entry = self._entries[key] = KeyedClient(self, key, name, fingerprint)
         return entry
 
     def join(self, entry: KeyedClient, session: Session, id: int, deadline: float) -> None:
@@ -226,7 +226,7 @@ class KeyTable:
         """An execution has ended: tell its callers, and remember it for those who ask again."""
         for caller in entry.remove_all():
             self._tell(caller.session, caller.id, outcome, size)
-        if isinstance(outcome, c.Error) and (outcome.reason or outcome.code in NOT_REMEMBERED):
+        if not is_remembered(outcome):
             self.drop(entry)
             return
         entry.outcome, entry.size = outcome, size

@@ -19,6 +19,7 @@ from ..._wire.frames import Frame
 from ..link import Link
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .job import Job
+from .recovery import AwaitedKey, Claim, Holding, Recovery
 from .service import Service
 from .session import Session
 from .workers import WORKER_COMMANDS, WorkerCommands
@@ -104,6 +105,12 @@ class BrokerMachine(ClientCommands, WorkerCommands):
                 self._on_job_timer(key, now)
             elif isinstance(key, Session):
                 self._end_session(key, now)
+            elif isinstance(key, Claim):
+                self._expire_claim(key)
+            elif isinstance(key, Holding):
+                self._forget_holding(key)
+            elif isinstance(key, AwaitedKey):
+                self._ripen(key, now)
             else:
                 self._forget_service(key)
 
@@ -173,6 +180,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
             # The old connection is dead, though nobody told us yet.
             self._peers.pop(session.link.peer, None)
             session.link.close()
+        if hello.epoch not in (b"", self.epoch):
+            self._note_predecessor(now)
         resumed = session is not None and hello.epoch == self.epoch and not session.is_worker and hello.offers is None
         if session is not None and not resumed:
             self._end_session(session, now)
@@ -260,6 +269,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         self._skipped += session.link.skipped
         for job in list(session.requests.values()):
             self._leave(job, now)
+        self._forget_holdings(session)
         self._remove_worker(session, now, lost=not (session.draining or polite))
 
     def _beat(self, now: float) -> None:
@@ -319,4 +329,4 @@ _BOTH: Final[dict[type[c.Command], Any]] = {
     c.Goodbye: BrokerMachine._on_goodbye,
 }
 CLIENT: Final = _BOTH | CLIENT_COMMANDS
-WORKER: Final = _BOTH | WORKER_COMMANDS
+WORKER: Final = _BOTH | WORKER_COMMANDS | {c.Holdings: Recovery._on_holdings}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ..._wire.commands import Command, Hello
@@ -10,6 +11,7 @@ from ..link import Ledger, Link
 if TYPE_CHECKING:
     from .job import Job
     from .keys import Caller
+    from .recovery import Claim, Holding
     from .service import Offer
 
 
@@ -20,6 +22,8 @@ class Session:
         handlers: what each of its commands does; a command that is not listed is not its to send.
         requests: jobs that it asked for and that are not over, by its own ids.
         held: jobs that it runs, by the broker's ids.
+        holdings: what it has of the last broker's requests and nobody has claimed, by origin.
+        digest: what its requests are known by to workers: the same with every broker, and it does not tell the id.
         offers: what it serves, by service.
         heard: when its last message came.
         choked: too much is queued for it: it gets no more work for the time being.
@@ -29,11 +33,13 @@ class Session:
     __slots__ = (
         "answers",
         "choked",
+        "digest",
         "draining",
         "ended",
         "handlers",
         "heard",
         "held",
+        "holdings",
         "id",
         "is_worker",
         "limits",
@@ -49,13 +55,15 @@ class Session:
     ) -> None:
         """Make a session; `ledger` is for what waits for clients: for a worker it is requests, which count already."""
         self.id = hello.session
+        self.digest = blake2b(hello.session, digest_size=16).digest()
         self.name = hello.name
         self.limits = hello.limits
         self.handlers = handlers
         self.is_worker = hello.offers is not None
         self.link = Link(dirty, None if self.is_worker else ledger)
-        self.requests: dict[int, Job | Caller] = {}
+        self.requests: dict[int, Job | Caller | Claim] = {}
         self.held: dict[int, Job] = {}
+        self.holdings: dict[tuple[bytes, int], Holding] = {}
         self.offers: dict[str, Offer] = {}
         self.heard = 0.0
         self.draining = False

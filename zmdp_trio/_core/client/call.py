@@ -55,11 +55,13 @@ class Call:
     Attributes:
         inbox: partial replies that came and were not yet taken.
         outcome: the final reply or the error; None until it is there.
+        claimed: the broker that it was sent to was restarted, and asked for it.
         waiter: belongs to the shell: whom to wake when there is news.
     """
 
     __slots__ = (
         "__weakref__",
+        "claimed",
         "deadline",
         "deadline_is_callers",
         "discards",
@@ -122,6 +124,7 @@ class Call:
         self.low = 0
         #: Bytes in the inbox.
         self.unread = 0
+        self.claimed = False
         #: The caller waits for it now.
         self.waited_for = False
         self.waiter: Any = None

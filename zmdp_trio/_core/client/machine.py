@@ -14,19 +14,22 @@ from ..._errors import (
     MessageTooLarge,
     RequestCancelled,
     RequestError,
+    WorkerLost,
     error_from_wire,
 )
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire.frames import UNREADABLE
 from ..dialler import Dialler
-from ..link import headers_size, request_weight
+from ..link import headers_size, request_weight, weight
 from ..uplink import Greeted, Identity, Uplink
 from .call import Call, CallInput, CallState
 from .credit import CreditBudget
 
 #: Waits shorter than this are not split to look at the caller's deadline again.
 RESAMPLE_MIN = 0.02
+#: Reasons for which a request may run again that allows it.
+LOST = frozenset((WorkerLost.reason, BrokerLost.reason))
 
 
 class ClientMachine(Dialler):
@@ -216,6 +219,10 @@ class ClientMachine(Dialler):
             details = msgspec.msgpack.decode(error.details) if error.details else None
         except UNREADABLE:
             details = None
+        if call.claimed and error.reason in LOST and self._may_run_again(call):
+            # The restarted broker has no payload to run it again with.
+            self._again(call, now)
+            return
         self._end(call, error_from_wire(error.code, error.reason, error.message, details, call.request.service))
 
     def _on_heartbeat(self, uplink: Uplink, heartbeat: c.Heartbeat, now: float) -> None:
@@ -279,8 +286,10 @@ class ClientMachine(Dialler):
         return bool(self._calls[uplink])
 
     def _on_up(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
-        if greeted is Greeted.FRESH:
-            self._lose_calls(uplink, "the broker was restarted", now)
+        if greeted is Greeted.RESTARTED:
+            self._claim_calls(uplink, now)
+        elif greeted is Greeted.FRESH:
+            self._lose_calls(uplink, "it has forgotten the session", now)
         for call in list(self._waiting):
             del self._waiting[call]
             self._timers.cancel(call)
@@ -292,22 +301,53 @@ class ClientMachine(Dialler):
     def _on_given_up(self, uplink: Uplink, now: float) -> None:
         self._lose_calls(uplink, uplink.reason, now)
 
+    def _claim_calls(self, uplink: Uplink, now: float) -> None:
+        """The broker was restarted: ask it for what was sent before, and send what was not."""
+        unsent = {command.id for command in uplink.unsent if isinstance(command, c.Request)}
+        for call in list(self._calls[uplink].values()):
+            if call.id in unsent:
+                self._take_back(call)
+                self._send_again(call, uplink, now)
+                continue
+            call.claimed = True
+            claim = c.Claim(
+                call.id,
+                call.request.service,
+                received=None if call.discards else call.partials,
+                messages=max(call.granted_messages, 0),
+                bytes=max(call.granted, 0),
+                left=None if call.deadline == math.inf else max(call.deadline - now, 0.0),
+                key=call.request.key,
+            )
+            call.sent_deadline = call.deadline
+            uplink.link.put(claim, weight(claim))
+
     def _lose_calls(self, uplink: Uplink, why: str, now: float) -> None:
         """The session is over: send again what may run again, end the rest."""
         uplink.link.drop_outbox()
         lost = list(self._calls[uplink].values())
         for call in lost:
-            del self._calls[uplink][call.id]
-            if call.retries > 0 and not call.partials:
+            if self._may_run_again(call):
                 self._again(call, now)
             else:
                 self._end(call, BrokerLost(f"the broker is lost: {why}", service=call.request.service))
 
-    def _again(self, call: Call, now: float) -> None:
-        call.retries -= 1
+    def _may_run_again(self, call: Call) -> bool:
+        return call.retries > 0 and not call.partials
+
+    def _take_back(self, call: Call) -> None:
+        """Make a call one that was not sent."""
+        assert call.uplink is not None
+        del self._calls[call.uplink][call.id]
         call.step(CallInput.AGAIN)
         self.credit.close(call)
         call.uplink = None
+        call.claimed = False
+
+    def _again(self, call: Call, now: float) -> None:
+        self._take_back(call)
+        call.retries -= 1
+        call.request.retry = call.retries
         uplink = self._choose(call)
         if uplink is None:
             self._wait(call, now)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from ..._wire import commands as c
+from ..keyed import Fingerprint, fingerprint
 
 if TYPE_CHECKING:
     from ..uplink import Uplink
+
+
+#: Partial replies, and bytes of them, that an execution keeps until its caller has read them; with less credit than
+#: this under way, which our clients never exceed by default, none is let go earlier.
+KEPT_MESSAGES: Final = 4_096
+KEPT_BYTES: Final = 4 * 2**20
 
 
 class ExecutionState(enum.IntEnum):
@@ -47,27 +57,54 @@ class Execution:
     """A request that a worker runs.
 
     Attributes:
-        request: as it came; `request.id` is the broker's.
+        request: as it came.
+        id: the broker's, by which it goes on the wire: another one after the broker was restarted.
+        origin: what it is called whichever broker it came by.
+        payload: tells it from others with the same key; None without one.
+        sent: partial replies that its caller may not have read, in case that the broker is lost with them.
         deadline: on the machine's clock; `math.inf` for none.
-        orphaned: the session that it belongs to is over: its outcome has nowhere to go.
+        orphaned: the session that it belongs to is over: its outcome has nowhere to go, unless its caller claims it.
         handler: belongs to the shell.
     """
 
-    __slots__ = ("bytes", "deadline", "handler", "messages", "orphaned", "partials", "request", "state", "uplink")
+    __slots__ = (
+        "_granted",
+        "bytes",
+        "deadline",
+        "handler",
+        "id",
+        "messages",
+        "origin",
+        "orphaned",
+        "partials",
+        "payload",
+        "request",
+        "sent",
+        "sent_bytes",
+        "state",
+        "uplink",
+    )
 
     def __init__(self, request: c.Request, uplink: Uplink, now: float) -> None:
         self.request = request
+        self.id = request.id
+        self.origin = request.caller, request.call
+        self.payload: Fingerprint | None = None if request.key is None else fingerprint(request)
         self.uplink = uplink
         self.state = ExecutionState.RUNNING
         self.deadline = math.inf if request.left is None else now + request.left
         self.messages = request.messages
         self.bytes = request.bytes
         self.partials = 0
+        self.sent: deque[tuple[int, bytes]] = deque()
+        self.sent_bytes = 0
+        #: Messages of credit that there ever were.
+        self._granted = request.messages
         self.orphaned = False
         self.handler: Any = None
 
     def __repr__(self) -> str:
-        return f"<Execution {self.request.id} of {self.request.service!r} {self.state.name}>"
+        return f"<Execution {self.id} of {self.request.service!r} {self.state.name}>"
 
     @property
     def active(self) -> bool:
@@ -84,6 +121,58 @@ class Execution:
         """A partial reply may be sent now: its reader and the connection have room."""
         return self.messages > 0 and self.bytes > 0 and not self.uplink.choked
 
+    @property
+    def first(self) -> int:
+        """Number of the first partial reply in `sent`."""
+        return self.partials - len(self.sent)
+
+    def keep(self, content: int, body: bytes) -> None:
+        """Count a partial reply, and keep it until it has been read."""
+        self.messages -= 1
+        self.bytes -= len(body)
+        self.partials += 1
+        self.sent.append((content, body))
+        self.sent_bytes += len(body)
+        while len(self.sent) > KEPT_MESSAGES or (self.sent_bytes > KEPT_BYTES and len(self.sent) > 1):
+            self._let_go()
+
+    def grant(self, messages: int, size: int) -> None:
+        """Add credit.  A caller grants anew what it has read of its first credit, so that much needs no keeping."""
+        self.messages += messages
+        self.bytes += size
+        self._granted += messages
+        read = self._granted - self.request.messages
+        while self.sent and self.first < read:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        _, body = self.sent.popleft()
+        self.sent_bytes -= len(body)
+
+    def go_on(self, uplink: Uplink, command: c.Resume, now: float) -> list[tuple[int, bytes]] | None:
+        """Belong to a restarted broker's session; return the partial replies to send again, None if some are gone."""
+        again = unread(self.sent, self.first, command.received)
+        if again is None:
+            return None
+        self.id = command.id
+        self.uplink = uplink
+        self.orphaned = False
+        self.deadline = math.inf if command.left is None else now + command.left
+        self.messages = command.messages - len(again)
+        self.bytes = command.bytes - sum(len(body) for _, body in again)
+        self._granted = self.partials + self.messages
+        return again
+
     def step(self, event: ExecutionInput) -> None:
         """Change state; a KeyError is a defect of the machine."""
         self.state = TRANSITIONS[self.state][event]
+
+
+def unread(sent: Sequence[tuple[int, bytes]], first: int, received: int | None) -> list[tuple[int, bytes]] | None:
+    """Return those of the partial replies `sent`, numbered from `first`, that come after the first `received` ones.
+
+    None if some of them are gone; an empty list if nobody reads them.
+    """
+    if received is None:
+        return []
+    return None if received < first else list(islice(sent, received - first, None))

@@ -70,6 +70,11 @@ class Leases(Generic[B]):
         lease.slots = lease.told = lease.offered
         lease.offered = lease.running = 0
 
+    def adopted(self, broker: B) -> None:
+        """A broker goes on with a request of the session before, whose slot was stray."""
+        self.stray -= 1
+        self.lease(broker).running += 1
+
     def resumed(self, broker: B) -> None:
         """A broker went on with the session that was: the offer is void, the lease stands."""
         self.lease(broker).offered = 0

@@ -6,18 +6,23 @@ import enum
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..._errors import Code, MessageTooLarge, ProtocolError
+import msgspec
+
+from ..._errors import BrokerLost, Code, MessageTooLarge, ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
 from ..link import weight
 from ..uplink import Greeted, Identity, Uplink
-from .execution import Execution, ExecutionInput, ExecutionState
+from .execution import Execution, ExecutionInput, ExecutionState, unread
 from .leases import Leases
+from .outcomes import Origin, Outcome, Outcomes
 
 #: Bytes of an error's message and details that are sent; more is cut off, or left out.
 MAX_ERROR_MESSAGE = 4 * 2**10
 MAX_ERROR_DETAILS = 64 * 2**10
+#: Requests that one HOLDINGS names.
+MAX_HOLDINGS = 256
 #: Requests that may be turned down for a broker that does not read it.
 MAX_REJECTIONS = 10_000
 
@@ -35,6 +40,16 @@ class WorkerEvent(enum.IntEnum):
     DEADLINE = 3
 
 
+class Unclaimed:
+    """What runs for one broker that was restarted, until the callers say whether they still wait for it."""
+
+    __slots__ = ("executions", "uplink")
+
+    def __init__(self, uplink: Uplink) -> None:
+        self.uplink = uplink
+        self.executions: dict[Origin, Execution] = {}
+
+
 class WorkerMachine(Dialler):
     """Executions, their replies, credit, leases, and the drain.
 
@@ -47,6 +62,8 @@ class WorkerMachine(Dialler):
         super().__init__(identity, settings)
         self._leases: dict[str, Leases[Uplink]] = {name: Leases(slots) for name, slots in services.items()}
         self._held: dict[Uplink, dict[int, Execution]] = {}
+        self._unclaimed: dict[Uplink, Unclaimed] = {}
+        self._outcomes = Outcomes(settings)
         self._strays: set[Execution] = set()
         #: In order, and each once, however often a broker says the same.
         self._events: dict[tuple[WorkerEvent, Execution], None] = {}
@@ -62,6 +79,7 @@ class WorkerMachine(Dialler):
     def add(self, endpoint: str) -> Uplink:
         uplink = super().add(endpoint)
         self._held[uplink] = {}
+        self._unclaimed[uplink] = Unclaimed(uplink)
         return uplink
 
     def take_events(self) -> list[tuple[WorkerEvent, Execution]]:
@@ -80,11 +98,11 @@ class WorkerMachine(Dialler):
         size = len(body)
         if size > execution.uplink.limits.message:
             raise self._too_large(execution, size)
-        execution.messages -= 1
-        execution.bytes -= size
-        execution.partials += 1
+        execution.keep(content, body)
+        if execution.orphaned:
+            return
         link = execution.uplink.link
-        link.put(c.Partial(execution.request.id, content, body), size)
+        link.put(c.Partial(execution.id, content, body), size)
         if link.outbox_bytes > self.settings.outbox:
             # Whatever credit its clients gave, the broker does not take it as fast.
             execution.uplink.choked = True
@@ -96,7 +114,7 @@ class WorkerMachine(Dialler):
             return
         self._choked.discard(uplink)
         uplink.choked = False
-        for execution in self._held[uplink].values():
+        for execution in (*self._held[uplink].values(), *self._unclaimed[uplink].executions.values()):
             self._tell(WorkerEvent.CREDIT, execution)
 
     def _tell(self, event: WorkerEvent, execution: Execution) -> None:
@@ -112,7 +130,7 @@ class WorkerMachine(Dialler):
             self.replied += 1
         else:
             self.cancelled += 1
-        self._end(execution, c.Final(execution.request.id, content, body), size)
+        self._end(execution, c.Final(execution.id, content, body), size)
 
     def fail(self, execution: Execution, code: Code, message: str, *, reason: str = "", details: bytes = b"") -> None:
         """End with an error."""
@@ -127,18 +145,18 @@ class WorkerMachine(Dialler):
             self.cancelled += 1
         # A message may hold what is no text, lone surrogates of a file's name, say.
         message = message[:MAX_ERROR_MESSAGE].encode(errors="replace").decode()
-        error = c.Error(execution.request.id, code.value, reason, message, details)
+        error = c.Error(execution.id, code.value, reason, message, details)
         self._end(execution, error, weight(error))
 
     def reject(self, execution: Execution) -> None:
         """Hand the request back, for another worker to run."""
-        self._end(execution, c.Reject(execution.request.id), 0)
+        self._end(execution, c.Reject(execution.id), 0)
         self.rejected += 1
 
     def heartbeat(self, execution: Execution) -> None:
         """Tell the caller that its request is being worked on."""
-        if execution.active:
-            execution.uplink.link.put(c.Heartbeat([c.Held(execution.request.id)]))
+        if execution.active and not execution.orphaned:
+            execution.uplink.link.put(c.Heartbeat([c.Held(execution.id)]))
 
     def drain(self) -> None:
         """Ask every broker for no more requests; `drained` tells when they all have said so."""
@@ -158,13 +176,16 @@ class WorkerMachine(Dialler):
     @property
     def running(self) -> int:
         """Handlers that have not ended."""
-        return sum(map(len, self._held.values())) + len(self._strays)
+        unclaimed = sum(len(each.executions) for each in self._unclaimed.values())
+        return sum(map(len, self._held.values())) + unclaimed + len(self._strays)
 
     def cancel_all(self) -> None:
         """Cancel every handler, as the worker is about to leave."""
         for held in self._held.values():
             for execution in held.values():
                 self._cancel(execution)
+        for unclaimed in self._unclaimed.values():
+            self._abandon(unclaimed)
 
     def goodbye(self) -> None:
         """Take leave of every broker."""
@@ -184,12 +205,15 @@ class WorkerMachine(Dialler):
     def _on_up(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
         self.welcomed = True
         for leases in self._leases.values():
-            if greeted is Greeted.FRESH:
-                leases.fresh(uplink)
-            else:
+            if greeted is Greeted.RESUMED:
                 leases.resumed(uplink)
-        if greeted is Greeted.FRESH:
+            else:
+                leases.fresh(uplink)
+        if greeted is Greeted.RESTARTED:
+            self._await_claims(uplink, now)
+        elif greeted is Greeted.FRESH:
             self._orphan(uplink)
+        self._report(uplink, greeted, now)
         if self.draining:
             # It was greeted before the drain.
             uplink.link.put(c.Drain())
@@ -207,16 +231,103 @@ class WorkerMachine(Dialler):
         self._orphan(uplink)
         self._share_out()
 
-    def _on_timer(self, key: Any, now: float) -> None:
-        """Set none: the handlers' deadlines are the shell's cancel scopes."""
+    def _on_timer(self, key: Unclaimed, now: float) -> None:
+        """The callers have not come back in time.  (The handlers' deadlines are the shell's cancel scopes.)"""
+        self._abandon(key)
+
+    def handle_timer(self, *, now: float) -> None:
+        super().handle_timer(now=now)
+        self._outcomes.forget_old(now)
 
     def _orphan(self, uplink: Uplink) -> None:
         """The session is over: nobody wants what its handlers have to say."""
+        self._orphan_held(uplink)
+        self._abandon(self._unclaimed[uplink])
+
+    def _orphan_held(self, uplink: Uplink) -> None:
         for execution in self._held[uplink].values():
             execution.orphaned = True
             self._strays.add(execution)
             self._cancel(execution)
         self._held[uplink] = {}
+
+    def _abandon(self, unclaimed: Unclaimed) -> None:
+        """Cancel what was not claimed."""
+        self._timers.cancel(unclaimed)
+        for execution in unclaimed.executions.values():
+            self._strays.add(execution)
+            self._cancel(execution)
+        unclaimed.executions = {}
+
+    # ---- a broker that was restarted
+
+    def _await_claims(self, uplink: Uplink, now: float) -> None:
+        """Let go on what runs for the broker before this one, but for what nobody can claim."""
+        unclaimed = self._unclaimed[uplink]
+        for id, execution in list(self._held[uplink].items()):
+            if execution.active and execution.request.caller:
+                del self._held[uplink][id]
+                execution.orphaned = True
+                unclaimed.executions[execution.origin] = execution
+        self._orphan_held(uplink)
+        if unclaimed.executions:
+            self._timers.set(unclaimed, now + self.settings.resume)
+
+    def _report(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
+        """Tell a broker what we have of the requests that its predecessor sent."""
+        holdings = [
+            c.Holding(*execution.origin, execution.request.service, execution.request.key, execution.payload)
+            for execution in self._unclaimed[uplink].executions.values()
+        ]
+        keyed_only = greeted is not Greeted.RESTARTED
+        outcomes = self._outcomes.unknown_to(uplink.endpoint, uplink.epoch, keyed_only=keyed_only)
+        holdings += [outcome.holding(now) for outcome in outcomes]
+        for start in range(0, len(holdings), MAX_HOLDINGS):
+            command = c.Holdings(holdings[start : start + MAX_HOLDINGS])
+            uplink.link.put(command, weight(command))
+
+    def _on_resume(self, uplink: Uplink, command: c.Resume, now: float) -> None:
+        """A caller is back: give it what it has not got, and go on."""
+        if command.id in self._held[uplink]:
+            raise ProtocolError(f"request {command.id} came twice")
+        origin = command.caller, command.call
+        execution = self._unclaimed[uplink].executions.pop(origin, None)
+        outcome = self._outcomes.get(origin)
+        if execution is not None:
+            self._go_on(execution, uplink, command, now)
+        elif outcome is None or not self._tell_again(outcome, uplink, command):
+            self._put_gone(uplink, command.id)
+
+    def _go_on(self, execution: Execution, uplink: Uplink, command: c.Resume, now: float) -> None:
+        again = execution.go_on(uplink, command, now)
+        if again is None:
+            self._strays.add(execution)
+            self._cancel(execution)
+            self._put_gone(uplink, command.id)
+            return
+        self._held[uplink][command.id] = execution
+        self._leases[execution.request.service].adopted(uplink)
+        for content, body in again:
+            uplink.link.put(c.Partial(command.id, content, body), len(body))
+        self._tell(WorkerEvent.CREDIT, execution)
+        self._tell(WorkerEvent.DEADLINE, execution)
+        self._share_out()
+
+    def _tell_again(self, outcome: Outcome, uplink: Uplink, command: c.Resume) -> bool:
+        """Send an outcome once more; tell whether all that the caller has not got is still there."""
+        again = unread(outcome.sent, outcome.first, command.received)
+        if again is None:
+            return False
+        outcome.epoch = uplink.epoch
+        for content, body in again:
+            uplink.link.put(c.Partial(command.id, content, body), len(body))
+        last = msgspec.structs.replace(outcome.command, id=command.id)
+        uplink.link.put(last, weight(last))
+        return True
+
+    def _put_gone(self, uplink: Uplink, id: int) -> None:
+        error = c.Error(id, BrokerLost.default_code.value, BrokerLost.reason, "its replies were lost with the broker")
+        uplink.link.put(error, weight(error))
 
     def _share_out(self) -> None:
         for name, leases in self._leases.items():
@@ -269,8 +380,7 @@ class WorkerMachine(Dialler):
         if execution is None:
             return
         starved = not execution.has_credit
-        execution.messages += credit.messages
-        execution.bytes += credit.bytes
+        execution.grant(credit.messages, credit.bytes)
         if starved and execution.has_credit:
             self._tell(WorkerEvent.CREDIT, execution)
         if credit.left is not None:
@@ -308,21 +418,25 @@ class WorkerMachine(Dialler):
         c.Slots: _on_slots,
         c.Drain: _ignore,
         c.Drained: _on_drained,
+        c.Resume: _on_resume,
         c.Goodbye: Dialler._on_goodbye,
     }
 
     # ---- the end
 
-    def _end(self, execution: Execution, outcome: c.Command, size: int) -> None:
+    def _end(self, execution: Execution, outcome: c.Final | c.Error | c.Reject, size: int) -> None:
+        if execution.active and execution.request.caller:
+            self._outcomes.add(execution, outcome, size, self._now)
         execution.step(ExecutionInput.END)
         leases = self._leases[execution.request.service]
+        uplink = execution.uplink
         if execution.orphaned:
             self._strays.discard(execution)
+            self._unclaimed[uplink].executions.pop(execution.origin, None)
             leases.stray -= 1
             self._share_out()
             return
-        uplink = execution.uplink
-        del self._held[uplink][execution.request.id]
+        del self._held[uplink][execution.id]
         lease = leases.lease(uplink)
         lease.running -= 1
         uplink.link.put(outcome, size)

@@ -1,0 +1,427 @@
+"""After a restart: what the workers still have of the last broker's requests, and the callers who claim it.
+
+A broker keeps nothing on disk.  Its workers tell the next one, behind their greetings, what they hold of the requests
+that the last one gave them: those that run, and the outcomes of those that ended lately.  Its clients claim what they
+wait for.  Where the two meet, the request becomes a job that runs, and its worker sends what the caller has not got.
+A claim that nobody answers within the resume limit ends as BrokerLost; what nobody claims, its worker cancels.
+
+A key needs more care, since its requests may come from anybody, also from those who ask for the first time.  As long
+as workers may yet come back, a key that is not known is awaited, not run; and where a worker has it, the caller whose
+request it was gets half of the resume limit to claim it first, since only that one can go on with partial replies.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import msgspec
+
+from ..._errors import BrokerLost, InvalidArgument, ProtocolError, RequestError
+from ..._settings import Settings
+from ..._wire import commands as c
+from ..keyed import Fingerprint, fingerprint
+from ..link import request_weight, weight
+from .dispatcher import Dispatcher
+from .job import JOB_BYTES, Job, JobInput, deadline_of
+from .keys import Caller, KeyedClient
+from .service import Offer
+from .session import Session
+
+#: Requests of the last broker that one worker may hold.
+MAX_HOLDINGS = 65_536
+#: The same of all workers: what comes beyond that is passed over, as if the worker did not have it.
+MAX_ALL_HOLDINGS = 4 * MAX_HOLDINGS
+
+
+class Claim:
+    """A request that waits for the worker that may have it; stands among its session's requests, as a job would.
+
+    Attributes:
+        request: the request itself, if this broker was sent it: it can be run if no worker has its key.
+        received: partial replies that the caller has; None if it reads none.
+        awaited: the key that it waits for.
+    """
+
+    __slots__ = (
+        "awaited",
+        "bytes",
+        "deadline",
+        "id",
+        "key",
+        "messages",
+        "received",
+        "request",
+        "service",
+        "session",
+    )
+
+    def __init__(self, session: Session, command: c.Claim | c.Request, deadline: float) -> None:
+        self.session = session
+        self.id = command.id
+        self.service = command.service
+        self.key = command.key
+        self.deadline = deadline
+        self.messages = command.messages
+        self.bytes = command.bytes
+        self.request = command if isinstance(command, c.Request) else None
+        self.received = command.received if isinstance(command, c.Claim) else None
+        self.awaited: AwaitedKey | None = None
+
+    @property
+    def origin(self) -> tuple[bytes, int]:
+        """What the request is called whichever broker it came by."""
+        return self.session.digest, self.id
+
+    @property
+    def size(self) -> int:
+        """Bytes that it weighs here."""
+        return 0 if self.request is None else request_weight(self.request)
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds until its deadline, None for none."""
+        return None if self.deadline == math.inf else max(self.deadline - now, 0.0)
+
+    def as_request(self, now: float) -> c.Request:
+        """Return the request as it would be if it came now."""
+        assert self.request is not None
+        return msgspec.structs.replace(self.request, left=self.left(now), messages=self.messages, bytes=self.bytes)
+
+    def grant(self, credit: c.Credit, now: float) -> None:
+        """Keep credit, and a deadline that was moved, for when the worker is there."""
+        self.messages = min(self.messages + credit.messages, c.MAX_AMOUNT)
+        self.bytes = min(self.bytes + credit.bytes, c.MAX_AMOUNT)
+        if credit.left is not None:
+            self.deadline = now + credit.left
+
+
+class Holding:
+    """What a worker has of a request of the last broker."""
+
+    __slots__ = ("awaited", "origin", "payload", "service", "worker")
+
+    def __init__(self, worker: Session, holding: c.Holding) -> None:
+        self.worker = worker
+        self.origin = holding.caller, holding.call
+        self.service = holding.service
+        self.payload = holding.payload
+        self.awaited: AwaitedKey | None = None
+
+
+class AwaitedKey:
+    """A key that some worker may have, or has, an execution of, and who waits for that.
+
+    Attributes:
+        holding: the worker's, once it has come.
+        ripe: the caller whose request it was had time enough to claim it: whoever asks is served now.
+    """
+
+    __slots__ = ("claims", "holding", "key", "payload", "ripe")
+
+    def __init__(self, key: tuple[str, str], payload: Fingerprint | None) -> None:
+        self.key = key
+        self.payload = payload
+        self.holding: Holding | None = None
+        self.claims: dict[Claim, None] = {}
+        self.ripe = False
+
+
+class Recovery(Dispatcher):
+    """Claims and holdings."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._claims: dict[tuple[bytes, int], Claim] = {}
+        self._holdings: dict[tuple[bytes, int], Holding] = {}
+        self._awaited: dict[tuple[str, str], AwaitedKey] = {}
+        #: Requests, and bytes of them, that wait for what workers may have of them.
+        self._waiting = self._waiting_bytes = 0
+        #: Until when workers may come back that served a broker before this one; None if there was none.
+        self._recovered_at: float | None = None
+
+    def _note_predecessor(self, now: float) -> None:
+        """Somebody greeted that was with another broker before: there may be more."""
+        if self._recovered_at is None:
+            self._recovered_at = now + self.settings.resume
+
+    @abstractmethod
+    def _on_request(self, session: Session, request: c.Request, now: float) -> None:
+        """Take a request."""
+
+    @abstractmethod
+    def _too_many(self, session: Session, requests: int) -> RequestError | None:
+        """Why a client may not have that many requests; None if it may."""
+
+    def _leave(self, job: Job | Caller | Claim, now: float) -> None:
+        if isinstance(job, Claim):
+            self._leave_claim(job)
+        else:
+            super()._leave(job, now)
+
+    # ---- from clients and workers
+
+    def _on_claim(self, session: Session, command: c.Claim, now: float) -> None:
+        if command.id in session.requests:
+            raise ProtocolError(f"request {command.id} came twice")
+        claim = Claim(session, command, now + command.left if command.left is not None else math.inf)
+        names = len(claim.service.encode()), len((claim.key or "").encode())
+        too_long = names[0] > self.settings.max_service_name or names[1] > c.MAX_NAME
+        if too_long or self._too_many(session, len(session.requests) + 1) is not None:
+            self._lose_claim(claim)
+            return
+        self._file(claim)
+        holding = self._holdings.get(claim.origin)
+        if holding is not None:
+            self._grant_claim(claim, holding, now)
+        elif claim.key is None or not self._await_key(claim, claim.key, None, now):
+            self._timers.set(claim, now + self.settings.resume)
+
+    def _on_holdings(self, session: Session, command: c.Holdings, now: float) -> None:
+        if len(session.holdings) + len(command.holdings) > MAX_HOLDINGS:
+            raise ProtocolError(f"it holds more than {MAX_HOLDINGS:,} requests of the last broker")
+        for each in command.holdings:
+            if len(self._holdings) >= MAX_ALL_HOLDINGS:
+                return
+            if not 0 < len(each.service.encode()) <= self.settings.max_service_name:
+                raise ProtocolError("it holds a request for a service whose name is empty or too long")
+            if len(each.caller) > c.MAX_NAME or len((each.key or "").encode()) > c.MAX_NAME:
+                raise ProtocolError(f"it holds a request whose key, or caller, is above {c.MAX_NAME} bytes")
+            known = each.ended is not None and (each.service, each.key) in self._keys
+            if not known and (each.caller, each.call) not in self._holdings:
+                self._hold(Holding(session, each), each, now)
+
+    def _hold(self, holding: Holding, each: c.Holding, now: float) -> None:
+        """Note what a worker has; give it to its caller, if that one is there."""
+        self._holdings[holding.origin] = holding.worker.holdings[holding.origin] = holding
+        lasts = self.settings.resume
+        if each.key is not None:
+            self._associate(holding, each.key, now)
+            if each.ended is not None:
+                lasts = max(lasts, self.settings.key_window - each.ended)
+        self._timers.set(holding, now + lasts)
+        claim = self._claims.get(holding.origin)
+        if claim is not None:
+            self._grant_claim(claim, holding, now)
+
+    def _associate(self, holding: Holding, name: str, now: float) -> None:
+        """Let those who ask for a key have what this worker has, unless somebody else has it."""
+        key = holding.service, name
+        if key in self._keys:
+            return
+        awaited = self._awaited.get(key)
+        if awaited is None:
+            awaited = self._awaited[key] = AwaitedKey(key, holding.payload)
+        if awaited.holding is None:
+            awaited.holding = holding
+            holding.awaited = awaited
+            self._timers.set(awaited, now + self.settings.resume / 2)
+
+    # ---- keys
+
+    def _await_key(self, claim: Claim, name: str, payload: Fingerprint | None, now: float) -> bool:
+        """Let a claim wait for its key, or have what there is; tell whether it is taken care of.
+
+        Raises:
+            InvalidArgument: the key belongs to a request with another payload.
+        """
+        key = claim.service, name
+        entry = self._keys.get(key)
+        if entry is not None:
+            if claim.received is not None:
+                # Its partial replies went on without it.
+                return False
+            self._unfile(claim)
+            self._join_claim(claim, entry, now)
+            return True
+        awaited = self._awaited.get(key)
+        if awaited is None:
+            if self._recovered_at is None or now >= self._recovered_at:
+                return False
+            awaited = self._awaited[key] = AwaitedKey(key, payload)
+            self._timers.set(awaited, self._recovered_at)
+        elif payload is not None and awaited.payload is not None and payload != awaited.payload:
+            raise InvalidArgument("this key was used with another payload")
+        awaited.payload = awaited.payload or payload
+        awaited.claims[claim] = None
+        claim.awaited = awaited
+        if awaited.ripe:
+            self._serve_awaited(awaited, now)
+        return True
+
+    def _await_new(self, session: Session, request: c.Request, now: float) -> bool:
+        """Have a request with a key that is not known wait, if a worker may have it; tell whether it does.
+
+        Raises:
+            InvalidArgument: the key belongs to a request with another payload.
+            Overloaded: too many wait.
+        """
+        if not self._awaited and (self._recovered_at is None or now >= self._recovered_at):
+            return False
+        assert request.key is not None
+        claim = Claim(session, request, deadline_of(request, now))
+        if self._waiting >= self.settings.queue_requests or self._waiting_bytes >= self.settings.queue_bytes:
+            raise self._overloaded("the broker was restarted, and too many requests wait for what workers have of them")
+        error = self._too_many(session, len(session.requests) + 1)
+        if error is not None:
+            raise error
+        if not self._await_key(claim, request.key, fingerprint(request), now):
+            return False
+        if claim.awaited is not None:
+            self._file(claim)
+        return True
+
+    def _ripen(self, awaited: AwaitedKey, now: float) -> None:
+        """Nobody else is expected to claim this first, or to bring it."""
+        awaited.ripe = True
+        if awaited.claims or awaited.holding is None:
+            self._serve_awaited(awaited, now)
+
+    def _serve_awaited(self, awaited: AwaitedKey, now: float) -> None:
+        """Give all that wait for a key what a worker has of it; or run it anew, where one of them can."""
+        for claim in [claim for claim in awaited.claims if claim.received is not None]:
+            # Nobody has the partial replies that it has not got.
+            self._leave_claim(claim)
+            self._lose_claim(claim)
+        holding = awaited.holding
+        if holding is None:
+            self._run_awaited(self._take_awaited(awaited), awaited.key, now)
+        elif awaited.claims:
+            self._recover_keyed(holding, awaited, None, now)
+
+    def _run_awaited(self, claims: list[Claim], key: tuple[str, str], now: float) -> None:
+        """No worker has it: run it, if this broker was sent the request itself by one of them."""
+        claims.sort(key=lambda claim: claim.request is None)
+        for claim in claims:
+            self._unfile(claim)
+            entry = self._keys.get(key)
+            if claim.request is not None:
+                self._on_request(claim.session, claim.as_request(now), now)
+            elif entry is not None:
+                self._join_claim(claim, entry, now)
+            else:
+                self._lose_claim(claim)
+
+    def _take_awaited(self, awaited: AwaitedKey) -> list[Claim]:
+        del self._awaited[awaited.key]
+        self._timers.cancel(awaited)
+        for claim in awaited.claims:
+            claim.awaited = None
+        if awaited.holding is not None:
+            awaited.holding.awaited = None
+        return list(awaited.claims)
+
+    # ---- where a claim and a holding meet
+
+    def _grant_claim(self, claim: Claim, holding: Holding, now: float) -> None:
+        """A caller is given what a worker has of its request."""
+        if claim.awaited is not None:
+            del claim.awaited.claims[claim]
+            claim.awaited = None
+        awaited = holding.awaited
+        if awaited is not None:
+            self._recover_keyed(holding, awaited, claim, now)
+        else:
+            self._unfile(claim)
+            self._forget_holding(holding)
+            job = self._recover(holding, claim, claim.session, now)
+            claim.session.requests[claim.id] = job
+
+    def _recover_keyed(self, holding: Holding, awaited: AwaitedKey, reader: Claim | None, now: float) -> None:
+        """Let an execution with a key go on: `reader` gets its partial replies, all who claim it get its outcome."""
+        claims = self._take_awaited(awaited)
+        if reader is not None:
+            claims.insert(0, reader)
+        first = claims[0]
+        entry = self._keys.restore(awaited.key, first.session.name, holding.payload or awaited.payload)
+        self._forget_holding(holding)
+        job = entry.job = entry.requests[first.id] = self._recover(holding, first, entry, now)
+        for claim in claims:
+            self._unfile(claim)
+            if claim is not reader and claim.received is not None:
+                self._lose_claim(claim)
+            else:
+                self._keys.join(entry, claim.session, claim.id, claim.deadline)
+        if reader is None:
+            entry.lose_reader()
+        job.deadline = entry.deadline
+        self._forward_time_left(job, max(job.deadline - now, 0.0))
+
+    def _recover(self, holding: Holding, claim: Claim, client: Session | KeyedClient, now: float) -> Job:
+        """Make a job of what a worker has, and have the worker go on with it."""
+        worker, service = holding.worker, self._service(holding.service, at_any_rate=True)
+        assert service is not None
+        left = claim.left(now)
+        self._next_job += 1
+        request = c.Request(claim.id, holding.service, 0, b"", claim.messages, claim.bytes, left)
+        job = Job(self._next_job, client, claim.session, service, request, 0, now)
+        # It can't be given to another worker: we have never seen its payload.
+        job.request = None
+        job.partials = claim.received or 0
+        job.step(JobInput.DISPATCH)
+        # A worker that drains offers nothing: then the offer is none that anybody else is given.
+        job.offer = worker.offers.get(holding.service) or Offer(worker, service)
+        self._ledger.bytes += JOB_BYTES
+        service.counters.received += 1
+        service.take_slot(job.offer)
+        service.running += 1
+        worker.held[job.id] = job
+        received = claim.received if holding.origin == claim.origin else None
+        caller, call = holding.origin
+        worker.link.put(c.Resume(job.id, caller, call, received, claim.messages, claim.bytes, left))
+        return job
+
+    def _join_claim(self, claim: Claim, entry: KeyedClient, now: float) -> None:
+        self._keys.join(entry, claim.session, claim.id, claim.deadline)
+        self._share_deadline(entry, now)
+
+    # ---- the end of claims and holdings
+
+    def _file(self, claim: Claim) -> None:
+        claim.session.requests[claim.id] = self._claims[claim.origin] = claim
+        self._ledger.bytes += JOB_BYTES + claim.size
+        if claim.request is not None:
+            self._waiting += 1
+            self._waiting_bytes += claim.size
+
+    def _unfile(self, claim: Claim) -> None:
+        self._timers.cancel(claim)
+        if self._claims.get(claim.origin) is claim:
+            del claim.session.requests[claim.id], self._claims[claim.origin]
+            self._ledger.bytes -= JOB_BYTES + claim.size
+            if claim.request is not None:
+                self._waiting -= 1
+                self._waiting_bytes -= claim.size
+
+    def _leave_claim(self, claim: Claim) -> None:
+        """The caller has left."""
+        self._unfile(claim)
+        if claim.awaited is not None:
+            del claim.awaited.claims[claim]
+            claim.awaited = None
+
+    def _expire_claim(self, claim: Claim) -> None:
+        """No worker has come with it."""
+        self._unfile(claim)
+        self._lose_claim(claim)
+
+    def _lose_claim(self, claim: Claim) -> None:
+        error = self._error(claim.id, BrokerLost("the broker was restarted, and no worker has come back with it"))
+        claim.session.link.put(error, weight(error))
+
+    def _forget_holding(self, holding: Holding) -> None:
+        """A holding was claimed, is too old, or its worker is gone."""
+        self._timers.cancel(holding)
+        del self._holdings[holding.origin]
+        del holding.worker.holdings[holding.origin]
+        awaited = holding.awaited
+        if awaited is not None:
+            # Who waits for it may be served by a worker that has yet to come.
+            awaited.holding = holding.awaited = None
+            if awaited.claims:
+                self._timers.set(awaited, self._recovered_at or 0.0)
+            else:
+                self._take_awaited(awaited)
+
+    def _forget_holdings(self, worker: Session) -> None:
+        for holding in list(worker.holdings.values()):
+            self._forget_holding(holding)

@@ -1,0 +1,31 @@
+"""What the broker and its workers must see alike in requests with a key and in their outcomes."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final, TypeAlias
+
+from .._errors import Code
+from .._wire import commands as c
+
+#: Content type, length, and CRC-32.
+Fingerprint: TypeAlias = tuple[int, int, int]
+
+#: Errors that say nothing of what the handler did, as those with a reason don't, which are ours: a repeat runs anew.
+NOT_REMEMBERED: Final = frozenset(
+    code.value for code in (Code.UNAVAILABLE, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
+)
+
+
+def fingerprint(request: c.Request) -> Fingerprint:
+    """Return what tells payloads apart by mistake, not by malice."""
+    body = request.body
+    assert body is not None
+    return request.content, len(body), zlib.crc32(body)
+
+
+def is_remembered(outcome: c.Command) -> bool:
+    """Whether repeats of a request with a key have this outcome, instead of an execution of their own."""
+    if isinstance(outcome, c.Error):
+        return not outcome.reason and outcome.code not in NOT_REMEMBERED
+    return isinstance(outcome, c.Final)

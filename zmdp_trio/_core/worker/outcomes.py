@@ -1,0 +1,129 @@
+"""What a worker's handlers lately came to, for a broker that is restarted before it has passed that on.
+
+A broker's memory dies with it, and with that the replies that it had taken and not yet delivered, and the outcomes
+that it kept for requests with a key.  The worker that made them keeps them too: all for about as long as the loss of a
+broker may go unnoticed, those with a key for the key window.  Both tables are bounded in number and in bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from ..._settings import Settings
+from ..._wire import commands as c
+from ..keyed import is_remembered
+from .execution import Execution
+
+#: `caller` and `call` of a REQUEST: what a request is called whichever broker it came by.
+Origin: TypeAlias = tuple[bytes, int]
+
+#: What an outcome counts for in bytes, beside its body.
+OVERHEAD: Final = 512
+
+
+@attrs.define(eq=False)
+class Outcome:
+    """How one execution ended.
+
+    Attributes:
+        command: its FINAL, ERROR, or REJECT.
+        first: number of the first of the partial replies in `sent`, which its caller may not have read.
+        epoch: of the broker that the outcome was last sent to.
+    """
+
+    origin: Origin
+    service: str
+    key: str | None
+    payload: tuple[int, int, int] | None
+    endpoint: str
+    epoch: bytes
+    sent: Sequence[tuple[int, bytes]]
+    first: int
+    command: c.Final | c.Error | c.Reject
+    size: int
+    at: float
+
+    def holding(self, now: float) -> c.Holding:
+        """Return what a broker is told of it."""
+        caller, call = self.origin
+        return c.Holding(caller, call, self.service, self.key, self.payload, max(now - self.at, 0.0))
+
+
+class _Table:
+    """Outcomes by origin, oldest first."""
+
+    def __init__(self, window: float, limit: int, size_limit: int) -> None:
+        self._window = window
+        self._limit = limit
+        self._size_limit = size_limit
+        self._size = 0
+        self.outcomes: OrderedDict[Origin, Outcome] = OrderedDict()
+
+    def add(self, outcome: Outcome) -> None:
+        earlier = self.outcomes.pop(outcome.origin, None)
+        if earlier is not None:
+            self._size -= earlier.size
+        self.outcomes[outcome.origin] = outcome
+        self._size += outcome.size
+        while len(self.outcomes) > self._limit or self._size > self._size_limit:
+            self._forget_oldest()
+
+    def forget_old(self, now: float) -> None:
+        while self.outcomes and next(iter(self.outcomes.values())).at + self._window <= now:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, oldest = self.outcomes.popitem(last=False)
+        self._size -= oldest.size
+
+
+class Outcomes:
+    """Both tables of one worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        # A broker is dead for up to the time of silence before that is noticed.
+        window = settings.silence + settings.heartbeat
+        self._recent = _Table(window, settings.recent_limit, settings.recent_bytes)
+        self._keyed = _Table(settings.key_window, settings.key_limit, settings.key_bytes)
+
+    def __len__(self) -> int:
+        return len(self._recent.outcomes) + len(self._keyed.outcomes)
+
+    def add(self, execution: Execution, command: c.Final | c.Error | c.Reject, size: int, now: float) -> None:
+        """Keep what an execution came to."""
+        request = execution.request
+        keyed = request.key is not None and is_remembered(command)
+        outcome = Outcome(
+            execution.origin,
+            request.service,
+            request.key,
+            execution.payload,
+            execution.uplink.endpoint,
+            execution.uplink.epoch,
+            execution.sent,
+            execution.first,
+            command,
+            size + execution.sent_bytes + OVERHEAD,
+            now,
+        )
+        (self._keyed if keyed else self._recent).add(outcome)
+
+    def get(self, origin: Origin) -> Outcome | None:
+        """Return the outcome of a request, if it is still known."""
+        return self._recent.outcomes.get(origin) or self._keyed.outcomes.get(origin)
+
+    def unknown_to(self, endpoint: str, epoch: bytes, *, keyed_only: bool) -> Iterator[Outcome]:
+        """Yield the outcomes that were sent to the same endpoint's broker before it was restarted."""
+        for table in (self._keyed,) if keyed_only else (self._recent, self._keyed):
+            for outcome in table.outcomes.values():
+                if outcome.endpoint == endpoint and outcome.epoch != epoch:
+                    yield outcome
+
+    def forget_old(self, now: float) -> None:
+        """Let go of those whose time is up."""
+        self._recent.forget_old(now)
+        self._keyed.forget_old(now)
