@@ -96,12 +96,12 @@ class Outcome:
         return self.state is State.FAILED and not self.overdue
 
 
-def orders(seed: int, retry: int) -> Iterator[Order]:
+def orders(seed: int, retry: int, longest: float = LONGEST) -> Iterator[Order]:
     """Yield orders for ever, the same ones for the same seed; half of them with `retry`, some sharing a key."""
     rng = random.Random(seed)
     keyed: list[Order] = []
     for number, kind in enumerate(iter(lambda: rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0], None)):
-        job = Job(number, rng.uniform(0, LONGEST), rng.randint(LEFT_AFTER + 1, 10))
+        job = Job(number, rng.uniform(0, longest), rng.randint(LEFT_AFTER + 1, 10))
         order = Order(number, kind, job, retry * rng.randint(0, 1))
         if kind is Kind.CANCELLED:
             order = attrs.evolve(order, patience=rng.uniform(0, 2 * job.seconds))
@@ -123,14 +123,25 @@ def _with_key(order: Order, keyed: list[Order], rng: random.Random) -> Order:
 class Load:
     """Requests at a steady rate, whatever becomes of those before."""
 
-    def __init__(self, client: Client, *, rate: float, seed: int, retry: int, timeout: float) -> None:
-        """Make a load; `rate` in requests a second, `timeout` in seconds: the longest that any may go unanswered."""
+    def __init__(
+        self, client: Client, *, rate: float, seed: int, retry: int, timeout: float, longest: float = LONGEST
+    ) -> None:
+        """Make a load.
+
+        Args:
+            client: who asks.
+            rate: requests a second.
+            seed: the same one makes the same requests.
+            retry: of the half of the requests that have it.
+            timeout: seconds that any may go unanswered.
+            longest: seconds that the longest job takes.
+        """
         self.outcomes: list[Outcome] = []
         self.counts: Counter[str] = Counter()
         self._client = client
         self._rate = rate
         self._timeout = timeout
-        self._orders = orders(seed, retry)
+        self._orders = orders(seed, retry, longest)
         self._pauses = random.Random(seed)
 
     @property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import trio
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -28,12 +28,12 @@ def live(title: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         with Live(console=console, transient=True, auto_refresh=False) as display:
             yield lambda figures: display.update(_grid(title, figures), refresh=True)
         return
-    due = trio.current_time()
+    due = time.monotonic()
 
     def line(figures: Mapping[str, Any]) -> None:
         nonlocal due
-        if trio.current_time() >= due:
-            due = trio.current_time() + LINE
+        if time.monotonic() >= due:
+            due = time.monotonic() + LINE
             sys.stderr.write(f"{title}: {', '.join(f'{name} {value}' for name, value in figures.items())}\n")
 
     yield line

@@ -7,8 +7,8 @@ exactly as many as at the first rest after `--warm-up`, and every table must be 
 garbage, and has the allocator give back what is free (glibc's malloc_trim), before its resident memory is read.  That
 is noisy all the same, since one object keeps a whole page; so a leak is called what shows twice: at the end there is
 more than tolerated above the first rest, and the median of the slopes between all pairs of rests (Theil and Sen) says
-so too.  Tolerated are 48 bytes per request, less than any entry of a table takes, but at least 6 MiB, twice what runs
-of a few seconds were seen to differ by.  Linux only: it reads /proc.  The exit code is 1 if something did not hold.
+so too.  Tolerated are 48 bytes per request, less than any entry of a table takes, but at least `--least` MiB, since
+samples at rest differ by up to 7.  Linux only: it reads /proc.  The exit code is 1 if something did not hold.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .show import live, report
 from .verdict import check_at_rest, check_counters, check_protocol
 
 MIB = 2**20
-#: Bytes that may remain of each request, and in all: see above.
-PER_REQUEST, LEAST = 48, 6 * MIB
-#: Outcomes of keyed requests that are kept are no leak; so few that there are as many after the warm-up as at the end.
-SETTINGS: dict[str, int | float] = {"key_limit": 500}
+#: Bytes that may remain of each request: see above.
+PER_REQUEST = 48
+#: Outcomes that are kept are no leak: so few that there are as many after the warm-up as at the end.
+SETTINGS: dict[str, int | float] = {"key_limit": 500, "recent_limit": 500, "recent_bytes": MIB}
 
 
 @attrs.frozen
@@ -124,10 +124,10 @@ def slope(samples: Sequence[tuple[float, float]]) -> float:
     return statistics.median((b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(samples, 2))
 
 
-def check_memory(samples: Sequence[Sample]) -> list[str]:
-    """Return which processes leak: see above."""
+def check_memory(samples: Sequence[Sample], least: float) -> list[str]:
+    """Return which processes leak; differences below `least` bytes are none."""
     first, last = samples[0], samples[-1]
-    tolerance = max(LEAST, PER_REQUEST * (last.requests - first.requests))
+    tolerance = max(least, PER_REQUEST * (last.requests - first.requests))
     found = []
     for name in first.memory:
         growth = last.memory[name] - first.memory[name]
@@ -147,7 +147,7 @@ async def start(options: argparse.Namespace, folder: Path) -> Soak:
     try:
         broker = peers["broker"] = await Peer.start("broker", Part("broker", ["tcp://127.0.0.1:*"], SETTINGS), log)
         endpoints = (await broker.ready())["endpoints"]
-        peers["worker"] = await Peer.start("worker", Part("worker", endpoints), log)
+        peers["worker"] = await Peer.start("worker", Part("worker", endpoints, SETTINGS), log)
         await peers["worker"].ready()
         part = Part("client", endpoints, rate=options.rate, seed=options.seed)
         peers["client"] = await Peer.start("client", part, log)
@@ -189,7 +189,7 @@ async def main(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any
         numbers = await soak.ask()
     finally:
         await soak.close()
-    found = [*soak.violations, *check_memory(soak.samples), *numbers["client"]["wrong"]]
+    found = [*soak.violations, *check_memory(soak.samples, options.least * MIB), *numbers["client"]["wrong"]]
     found += [each for name, table in numbers.items() if name != "client" for each in check_protocol(name, table)]
     return figures_of(soak, numbers), found
 
@@ -235,6 +235,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=60.0, help="seconds before the first rest (default 60)")
     parser.add_argument("--every", type=float, default=30.0, help="seconds between two rests (default 30)")
     parser.add_argument("--rate", type=float, default=300.0, help="operations a second (default 300)")
+    parser.add_argument("--least", type=float, default=8.0, help="MiB that are tolerated in any case (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the load (default 0)")
     parser.add_argument("--folder", type=Path, help="a new folder, for the processes' log")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

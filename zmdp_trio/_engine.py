@@ -270,7 +270,7 @@ class BrokerEngine(Engine):
         return self._port.send(link.peer, frames)
 
     def _gone(self, link: Link, now: float) -> None:
-        self._broker.lost(link.peer, now=now)
+        self._broker.unreachable(link.peer, now=now)
 
 
 class _Connection:

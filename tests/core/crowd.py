@@ -16,11 +16,14 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 import attrs
+import msgspec
 from stage import FROM_CLIENT, FROM_WORKER, SAMPLES, Speaker, Stage, ask, check_counters, hello
 
 from zmdp_trio._core.broker import Job, JobState
 from zmdp_trio._core.broker.job import JOB_BYTES
 from zmdp_trio._core.broker.keys import CALLER_BYTES, Caller
+from zmdp_trio._core.broker.recovery import Claim
+from zmdp_trio._core.keyed import fingerprint
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
 
@@ -70,6 +73,8 @@ class Crowd:
         self.open: dict[tuple[str, int], bytes] = {}
         self.held: dict[str, dict[int, Held]] = {name: {} for name in WORKERS}
         self.leases: dict[str, dict[str, int]] = {name: {} for name in WORKERS}
+        #: What workers say that they have of the last broker's requests: its service, and what its replies say.
+        self.kept: dict[str, dict[tuple[bytes, int], tuple[str, bytes]]] = {name: {} for name in WORKERS}
         self.clients: dict[str, Speaker] = {}
         self.workers: dict[str, Speaker] = {}
         #: What was done, and what came of it: for those who ask whether a run was worth its time.
@@ -136,6 +141,7 @@ class Crowd:
         if name in WORKERS:
             self.held[name] = {}
             self.leases[name] = {}
+            self.kept[name] = {}
         else:
             self.open = {key: body for key, body in self.open.items() if key[0] != name}
 
@@ -146,10 +152,11 @@ class Crowd:
         name = random.choice(CLIENTS)
         if self.peer(name) is None:
             return
-        fields = {
+        key = random.choice((None, None, None, *KEYS))
+        fields: dict[str, Any] = {
+            "key": key,
             "retry": random.choice((0, 0, 1, 2, c.MAX_RETRY)),
             "worker": random.choice((None, None, None, "w1", "w2")),
-            "key": random.choice((None, None, None, *KEYS)),
             "left": random.choice(TIMES),
             "timeout": random.choice(TIMES),
             "messages": random.randint(0, 3),
@@ -158,7 +165,7 @@ class Crowd:
         service = random.choice((*SERVICES, *SERVICES, "nobody's", f"nobody's-{random.randrange(10**6)}"))
         ids = range(self.asked + 1, self.asked + 1 + random.choice((1, 1, 1, 2, 4)))
         self.asked = ids[-1]
-        self.ask(name, *(ask(id, service, self.body(name, id, fields["key"]), **fields) for id in ids))
+        self.ask(name, *(ask(id, service, self.body(name, id, key), **fields) for id in ids))
 
     def body(self, name: str, id: int, key: str | None) -> bytes:
         """What a request says, and its replies."""
@@ -191,6 +198,39 @@ class Crowd:
         if type(command) is c.Cancel:
             del self.open[name, id]
         client.send(command)
+
+    def client_claims(self) -> None:
+        """Ask for what was asked of the last broker; mostly a worker has it, or says so."""
+        random = self.random
+        name = random.choice(CLIENTS)
+        if self.peer(name) is None:
+            return
+        self.asked += 1
+        id, service, key = self.asked, random.choice(SERVICES), random.choice((None, None, None, *KEYS))
+        body = self.body(name, id, key)
+        holder = random.choice(WORKERS)
+        announced = random.random() < 0.5
+        if announced:
+            self.hold(holder, name, id, service, key, body)
+        self.open[name, id] = body
+        received = random.choice((None, 0, 2))
+        self.clients[name].send(c.Claim(id, service, received, 3, 300, random.choice(TIMES), key))
+        self.look()
+        if not announced and random.random() < 0.8:
+            self.hold(holder, name, id, service, key, body)
+
+    def hold(self, holder: str, caller: str, id: int, service: str, key: str | None, body: bytes) -> None:
+        """Let a worker say that it has a request of the last broker."""
+        worker, digests = (
+            self.peer(holder),
+            [each.digest for each in self.stage.broker.sessions() if each.name == caller],
+        )
+        if worker is None or not digests or service not in self.leases[holder]:
+            return
+        self.kept[holder][digests[0], id] = service, body
+        payload = None if key is None else fingerprint(ask(id, service, body))
+        ended = self.random.choice((None, None, 0.0, 5.0, math.inf))
+        worker.send(c.Holdings([c.Holding(digests[0], id, service, key, payload, ended)]))
 
     # ---- what workers do
 
@@ -261,7 +301,7 @@ class Crowd:
             [zmdp1.MAGIC, random.randbytes(random.randint(0, 40))],
             [zmdp1.MAGIC, b"\x91" * 5000],
             [zmdp1.MAGIC, b"\xdd\xff\xff\xff\xff"],
-            [zmdp1.MAGIC, zmdp1.encode(c.Batch(1, 0), [ask(1)])[1][: random.randint(0, 20)]],
+            [zmdp1.MAGIC, msgspec.msgpack.encode([c.Batch(1, 0), ask(1)])[: random.randint(0, 20)]],
             [zmdp1.MAGIC, b"\x91\x93\x00\x00\x00", b"a frame too many"],
         ]
         self.hand_over(name, random.choice(frames))
@@ -375,6 +415,11 @@ class Crowd:
             held[command.id] = Held(command.service, bytes(command.body), command.messages, command.bytes)
             running = sum(each.service == command.service for each in held.values())
             assert running <= self.leases[name].get(command.service, 0), "more than the slots"
+        elif isinstance(command, c.Resume):
+            assert command.id not in held, "sent twice"
+            service, body = self.kept[name].pop((command.caller, command.call))
+            held[command.id] = Held(service, body, command.messages, command.bytes, command.received or 0)
+            self.seen["Resume"] += 1
         elif isinstance(command, c.Credit) and command.id in held:
             held[command.id].messages += command.messages
             held[command.id].bytes += command.bytes
@@ -408,7 +453,8 @@ class Crowd:
             for request in session.requests.values():
                 job = request.entry.job if isinstance(request, Caller) else request
                 assert job is not None
-                jobs[job.id] = job
+                if not isinstance(job, Claim):
+                    jobs[job.id] = job
         states: Counter[tuple[str, JobState]] = Counter()
         for job in jobs.values():
             states[job.service.name, job.state] += 1
@@ -418,7 +464,8 @@ class Crowd:
             assert counted == [service.queued, service.running, service.cancelling]
             assert len(service.queued_jobs()) == service.queued
             assert sum(job.size for job in service.queued_jobs()) == service.queued_bytes
-        assert broker.timers <= len(jobs) + len(broker.sessions()) + len(broker.services())
+        waiting = len(broker._claims) + len(broker._awaited)
+        assert broker.timers <= len(jobs) + len(broker.sessions()) + len(broker.services()) + waiting
         return list(jobs.values())
 
     def _check_slots(self) -> None:
@@ -437,12 +484,15 @@ class Crowd:
         broker, settings = self.stage.broker, self.stage.settings
         sessions = broker.sessions()
         requests = sum(JOB_BYTES + (job.size if job.request is not None else 0) for job in jobs)
-        callers = sum(isinstance(each, Caller) for session in sessions for each in session.requests.values())
+        asked = [each for session in sessions for each in session.requests.values()]
+        callers = sum(isinstance(each, Caller) for each in asked)
+        requests += sum(JOB_BYTES + each.size for each in asked if isinstance(each, Claim))
         replies = sum(session.link.held_bytes for session in sessions if not session.is_worker)
         assert broker.memory == requests + CALLER_BYTES * callers + replies
         assert broker.memory <= settings.broker_memory or not replies
         assert len(sessions) <= settings.broker_sessions
-        assert len(broker.services()) <= settings.broker_services
+        # A request of the last broker that a worker still has goes on, whatever its service.
+        assert len(broker.services()) <= settings.broker_services + len(jobs)
 
     # ---- the end
 
@@ -464,10 +514,12 @@ class Crowd:
                 client.vanish()
         self.stage.advance(60.0)
         broker = self.stage.broker
-        assert broker.sessions() == broker.services() == []
+        assert not broker.sessions()
+        assert not broker.services()
         assert broker.timers == broker.memory == 0
         assert not broker._peers
         assert not broker.busy
+        assert not {*broker._claims, *broker._holdings, *broker._awaited}
         assert all(entry.outcome is not None for entry in broker._keys._entries.values())
         assert broker.deadline == math.inf
 
@@ -491,6 +543,7 @@ Lie: TypeAlias = Callable[[Crowd, str], None]
 ACTIONS: Final[dict[Action, int]] = {
     Crowd.client_asks: 20,
     Crowd.client_says: 10,
+    Crowd.client_claims: 3,
     Crowd.worker_replies: 35,
     Crowd.worker_leases: 5,
     Crowd.worker_drains: 1,

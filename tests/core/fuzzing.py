@@ -49,6 +49,9 @@ SETTINGS: Final = Settings(
     credit_bytes=10_000,
     connection_credit=100_000,
     resume=1.0,
+    key_window=5.0,
+    recent_limit=20,
+    recent_bytes=20_000,
 )
 
 
@@ -233,7 +236,7 @@ class Target(ABC):
 
     def _check_empty(self) -> None:
         """Nothing is left but what has a limit of its own, and is kept on purpose."""
-        kept = ("heap", "keys", "unacknowledged")
+        kept = ("heap", "keys", "unacknowledged", "outcomes")
         assert {name: count for name, count in self.tables.items() if count and name not in kept} == {}
 
     def _pass_time(self, seconds: float) -> None:
@@ -294,6 +297,9 @@ class BrokerTarget(Target):
             "jobs": sum(each.queued + each.running + each.cancelling for each in broker.services()),
             "keys": len(broker._keys),
             "memory": broker.memory,
+            "claims": len(broker._claims),
+            "holdings": len(broker._holdings),
+            "awaited": len(broker._awaited),
             "timers": broker.timers,
             "heap": len(broker._timers._heap),
         }
@@ -307,10 +313,11 @@ class BrokerTarget(Target):
             self._connections += 1
             peer.id = b"connection-%d" % self._connections
         session = self._broker._peers.get(peer.id)
+        bodies: list[bytes] = []
         if session is None:
-            commands, bodies = self._greeting(peer), []
+            commands = self._greeting(peer)
         else:
-            commands, bodies = [self._batch(session.link)], []
+            commands = [self._batch(session.link)]
             for _ in range(self.random.choice((1, 1, 2, 5))):
                 commands.append(self._from_worker(session, bodies) if peer.is_worker else self._from_client(session))
         self._broker.receive(peer.id, self.mutator.frames(commands, bodies, honest=self.honest), now=self.now)
@@ -358,8 +365,15 @@ class BrokerTarget(Target):
         id = self._id(session.requests)
         if kind < 0.75:
             return [8, id]
-        if kind < 0.9:
+        if kind < 0.85:
             return [9, id, random.choice((0, 1, 2**48)), random.choice((0, 100, 2**48)), self._left()]
+        if kind < 0.95:
+            self._asked += 1
+            claimed = random.choice(
+                [call for caller, call in self._broker._holdings if caller == session.digest] or [7]
+            )
+            key = random.choice((None, None, "k"))
+            return [15, claimed, random.choice(SERVICES), random.choice((None, 0, 3)), 5, 500, self._left(), key]
         return [11, [[id, self._left()], [self._id(session.requests), None]]]
 
     def _from_worker(self, session: Any, bodies: list[bytes]) -> list[Any]:
@@ -378,13 +392,23 @@ class BrokerTarget(Target):
         if kind < 0.95:
             name = random.choice((*SERVICES, f"s{random.randrange(10**9)}"))
             return [3, name, random.choice((0, 1, 4, 2**48))]
+        if kind < 0.98:
+            return [16, [self._holding() for _ in range(random.choice((1, 20)))]]
         return random.choice(([11, [[id]]], [11, []], [12]))
+
+    def _holding(self) -> list[Any]:
+        random = self.random
+        clients = [session for session in self._broker.sessions() if not session.is_worker]
+        caller = random.choice(clients).digest if clients and random.random() < 0.9 else random.randbytes(16)
+        call = self._asked + random.randint(-5, 5) if random.random() < 0.5 else 7
+        key = random.choice((None, None, "k", f"k{random.randrange(10**9)}"))
+        return [caller, max(call, 0), random.choice(SERVICES), key, [0, 5, 1], random.choice((None, 0.0, 1e300))]
 
     def check(self) -> None:
         check_counters(self._broker)
         tables = self.tables
         assert tables["sessions"] <= SETTINGS.broker_sessions
-        assert tables["services"] <= SETTINGS.broker_services
+        assert tables["services"] <= SETTINGS.broker_services + tables["jobs"]
         assert tables["jobs"] <= 1000 + SETTINGS.broker_sessions * SETTINGS.client_requests
         assert tables["memory"] <= SETTINGS.broker_memory
 
@@ -470,6 +494,7 @@ class WorkerTarget(DialledTarget):
         return {
             "running": self._worker.running,
             "events": len(self._worker._events),
+            "outcomes": len(self._worker._outcomes),
             "outbox": sum(link.outbox_bytes for link in links),
             "unacknowledged": sum(link._unacked_bytes for link in links),
             "heap": len(self._worker._timers._heap),
@@ -482,22 +507,9 @@ class WorkerTarget(DialledTarget):
             self._ids += 1
             service = random.choice((*SERVICES, *SERVICES, f"s{random.randrange(10**9)}"))
             credit = random.choice((0, 1, 64, 2**48))
-            return [
-                4,
-                self._ids,
-                service,
-                0,
-                b"hello",
-                credit,
-                1000 * credit,
-                self._left(),
-                None,
-                None,
-                0,
-                None,
-                None,
-                "me",
-            ]
+            caller, call = random.choice((b"", b"caller", random.randbytes(16))), random.choice((7, self._ids))
+            asked = [4, self._ids, service, 0, b"hello", credit, 1000 * credit, self._left()]
+            return [*asked, None, None, 0, random.choice((None, "k")), None, "me", caller, call]
         id = self._id(self._worker._held[uplink])
         if kind < 0.65:
             return [8, id]
@@ -507,7 +519,12 @@ class WorkerTarget(DialledTarget):
             return [11, [[id, self._left()]] * random.choice((1, 100))]
         if kind < 0.98:
             return [3, random.choice(SERVICES), random.choice((0, 1, 5, 10, 2**48))]
-        return [13] if kind < 0.99 else self._common()
+        if kind < 0.99:
+            self._ids += 1
+            known = [*self._worker._unclaimed[uplink].executions, *self._worker._outcomes._recent.outcomes]
+            origin = random.choice(known or [(b"caller", 7)])
+            return [17, self._ids, *origin, random.choice((None, 0, 5)), 10, 1000, self._left()]
+        return [13] if kind < 0.995 else self._common()
 
     def _work(self) -> None:
         worker = self._worker
@@ -539,6 +556,7 @@ class WorkerTarget(DialledTarget):
         assert self._worker.running == len(self._running)
         assert self._worker.running <= 10 * len(SERVICES)
         assert self.tables["outbox"] <= 2**20
+        assert self.tables["outcomes"] <= SETTINGS.recent_limit + SETTINGS.key_limit
 
     def finish(self) -> None:
         self._leave()

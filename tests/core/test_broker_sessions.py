@@ -161,6 +161,19 @@ def test_those_who_are_ignored_are_remembered_up_to_a_number() -> None:
     stage.broker.lost(b"nobody", now=0.0)
 
 
+def test_what_still_comes_from_a_peer_that_can_t_be_reached_is_ignored() -> None:
+    """Its connection's end may be told later than what it sent before."""
+    stage = Stage()
+    client = stage.client()
+    client.link.put(ask(1))
+    stage.broker.unreachable(client.peer, now=0.0)
+    stage.flush()
+    assert stage.broker.protocol_errors == 0
+    assert stage.services() == []
+    stage.broker.lost(client.peer, now=0.0)
+    assert not stage.broker._shunned
+
+
 # ---- what is whose to say
 
 

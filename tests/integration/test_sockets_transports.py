@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import socket
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +15,8 @@ from typing import Any
 
 import pytest
 import trio
+import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from zmdp_trio import (
     Broker,
@@ -29,7 +34,7 @@ from zmdp_trio import (
     serve_worker,
     service,
 )
-from zmdp_trio._transport import Options, listen
+from zmdp_trio._transport import Lost, Options, Port, listen
 
 
 @service("echo")
@@ -298,3 +303,62 @@ async def test_a_forked_child_is_told_that_sockets_do_not_survive() -> None:
                 os._exit(code)
         _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
+
+
+async def test_last_words_come_before_the_loss_though_the_descriptor_is_somebody_elses_already() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    port = listen("tcp://127.0.0.1:*", options=Options())
+    try:
+        with trio.fail_after(30):
+            # Which descriptor a connection gets depends on those that are free below it: fill them up one by one.
+            for spare in itertools.count():
+                if await leave_and_inherit(port, context, spare):
+                    break
+    finally:
+        port.close()
+        context.destroy(linger=0)
+
+
+async def leave_and_inherit(port: Port, context: zmq.Context[zmq.Socket[bytes]], spare: int) -> bool:
+    """Have a peer speak and go, and another one come, before we look; tell whether that one got the descriptor."""
+    leaver, heir = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    events = heir.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    leaver.connect(port.endpoints[0])
+    leaver.send(b"first")
+    news: list[Any] = []
+    await drain(port, news, 1)
+    [(peer, _)] = news
+    descriptor = port._peers[peer]  # type: ignore[attr-defined]
+    leaver.send(b"last")
+    leaver.close(linger=5_000)
+    while server_port(descriptor) is not None:  # noqa: ASYNC110  it is closed by a thread of libzmq's
+        await trio.sleep(0.001)
+    hoard = [os.open(os.devnull, os.O_RDONLY) for _ in range(spare)]
+    heir.connect(port.endpoints[0])
+    await trio.to_thread.run_sync(recv_monitor_message, events)
+    heir.disable_monitor()
+    events.close()
+    inherited = server_port(descriptor) == int(port.endpoints[0].rpartition(":")[2])
+    heir.send(b"heir")
+    news.clear()
+    await drain(port, news, 3)
+    assert [what for who, what in news if who == peer] == [[b"last"], Lost("connection lost")]
+    heir.close(linger=0)
+    await drain(port, news, 4)
+    for each in hoard:
+        os.close(each)
+    return inherited
+
+
+async def drain(port: Port, news: list[Any], count: int) -> None:
+    """Wait until so many pieces of news have come from a port that nobody runs."""
+    while len(news) < count:
+        news += port.receive()
+        await trio.sleep(0.001)
+
+
+def server_port(descriptor: int) -> int | None:
+    """Return the port number of our side of a descriptor's connection; None if it is none."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        return int(connection.getsockname()[1])
+    return None

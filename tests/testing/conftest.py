@@ -6,8 +6,6 @@ import pytest
 
 from zmdp_trio.testing import VirtualClock
 
-pytest_plugins = ["pytester"]
-
 
 @pytest.fixture
 def clock() -> VirtualClock:

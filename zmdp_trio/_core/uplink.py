@@ -89,8 +89,8 @@ class Uplink:
         self.unsent: Sequence[Command] = ()
         #: Too much waits for the broker: partial replies have to wait too.
         self.choked = False
-        #: Requests that were turned down since nothing waited for the broker.
-        self.rejections = 0
+        #: Commands of the broker that nothing was made of, since nothing waited for it.
+        self.answers = 0
         self._identity = identity
         self._settings = settings
 

@@ -141,7 +141,7 @@ def _run(command: _Command[_Server]) -> int:
 async def _until_signal(command: _Command[_Server]) -> int:
     """Serve until a signal: the first one drains, the second one cancels, and so does the end of the grace time."""
     scope = trio.CancelScope()
-    stop = trio.Event()
+    stop, late = trio.Event(), trio.Event()
     ready = False
 
     def first() -> None:
@@ -150,7 +150,7 @@ async def _until_signal(command: _Command[_Server]) -> int:
             scope.cancel()
 
     def overdue() -> None:
-        command.say(f"{command.who} is still at work; a third signal ends the process")
+        command.say(f"{command.who} is still at work; another signal ends the process")
 
     async def serve() -> None:
         nonlocal ready
@@ -160,9 +160,10 @@ async def _until_signal(command: _Command[_Server]) -> int:
                 ready = True
                 await stop.wait()
                 if not await _drain(command, server):
-                    scope.cancel()
+                    late.set()
+                    await trio.sleep_forever()
 
-    signum = await with_signals(serve, first, scope.cancel, overdue=overdue)
+    signum = await with_signals(serve, first, scope.cancel, overdue=overdue, hurry=late)
     return 128 + signum if signum and ready and scope.cancelled_caught else 0
 
 

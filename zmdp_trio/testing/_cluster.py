@@ -69,6 +69,7 @@ class Cluster:
         self._settle_within = settings.silence + settings.resume if settle_within is None else settle_within
         self._nursery = nursery
         self._nodes: dict[str, _Node] = {}
+        self._scopes: dict[trio.CancelScope, None] = {}
         self._endpoint_of: dict[str, str] = {}
         self._serial = {kind: itertools.count(1) for kind in _KINDS}
 
@@ -76,6 +77,11 @@ class Cluster:
         return f"<Cluster of {', '.join(self._nodes) or 'nobody'}>"
 
     # ---- who is there
+
+    @property
+    def peers(self) -> list[Peer]:
+        """All that are up, oldest first."""
+        return [node.peer for node in self._nodes.values()]
 
     @property
     def brokers(self) -> list[Broker]:
@@ -160,9 +166,9 @@ class Cluster:
             LookupError: it is not up.
             RuntimeError: the cluster runs over tcp.
         """
-        node = self._node(which)
+        network, node = self.network, self._node(which)
         for port in _ports(node.peer):
-            self.network.kill(port)
+            network.kill(port)
         del self._nodes[node.peer.name]
         node.scope.cancel()
 
@@ -247,7 +253,9 @@ class Cluster:
     ) -> None:
         """Be the host of one peer."""
         host.set(name)
-        with trio.CancelScope() as scope:
+        # Whatever cancels the block ends the block first: its requests see that, rather than a client that was closed.
+        with trio.CancelScope(shield=True) as scope:
+            self._scopes[scope] = None
             async with opened as peer:
                 node = self._nodes[name] = _Node(peer, scope)
                 task_status.started(node)
@@ -256,6 +264,7 @@ class Cluster:
                 finally:
                     if self._nodes.get(name) is node:
                         del self._nodes[name]
+        del self._scopes[scope]
         node.gone.set()
 
     # ---- the end
@@ -294,6 +303,10 @@ class Cluster:
     def _uplinks(self) -> Iterator[Any]:
         for machine in (*(each._machine for each in self.workers), *(each._machine for each in self.clients)):
             yield from machine.uplinks.values()
+
+    def _cancel_all(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()
 
     async def _stop_all(self) -> None:
         for kind in (Client, Worker, Broker):
@@ -367,15 +380,18 @@ async def open_cluster(
         raise ValueError(f"a cluster has at least one broker, not {brokers!r}")
     async with _time_limit(limit), open_plain_nursery() as nursery:
         cluster = Cluster(services, nursery, transport, settle_within, settings_with(settings, **overrides))
-        for add, number in (
-            (cluster.add_broker, brokers),
-            (functools.partial(cluster.add_worker, wait=False), workers),
-            (cluster.add_client, clients),
-        ):
-            for _ in range(number):
-                await add()
-        await cluster._wait_connected()
-        yield cluster
-        if check:
-            await cluster.settle()
-        await cluster._stop_all()
+        try:
+            for add, number in (
+                (cluster.add_broker, brokers),
+                (functools.partial(cluster.add_worker, wait=False), workers),
+                (cluster.add_client, clients),
+            ):
+                for _ in range(number):
+                    await add()
+            await cluster._wait_connected()
+            yield cluster
+            if check:
+                await cluster.settle()
+            await cluster._stop_all()
+        finally:
+            cluster._cancel_all()

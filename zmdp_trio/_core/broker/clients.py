@@ -26,7 +26,14 @@ class ClientCommands(Recovery):
             # No table has heard of it, nor of its names.
             self.forgotten.received += 1
             self.forgotten.refused += 1
-            self._answer_error(session, request, error or self._overloaded("too many services are asked for"))
+            self._answer_error(
+                session,
+                request,
+                error
+                or self._overloaded(
+                    f"{self.settings.broker_services:,} services are known, and this is not one of them"
+                ),
+            )
             return
         size = request_weight(request)
         self._next_job += 1

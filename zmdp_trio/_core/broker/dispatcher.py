@@ -43,6 +43,8 @@ class Dispatcher(ABC):
         self._keys = KeyTable(settings, self._ledger)
         self._dirty: list[Link] = []
         self._next_job = 0
+        #: Until when peers may come back that were with the broker before this one; there may have been none.
+        self._recovered_at = -math.inf
         #: Replies to requests that nobody waits for any more.
         self.late_replies = 0
         #: What became of the requests for services that are forgotten.
@@ -117,7 +119,8 @@ class Dispatcher(ABC):
 
     def _await_worker(self, job: Job, now: float) -> None:
         """Watch a queued job's deadline, and if no worker is there for it, the wait for one to appear."""
-        job.appear = math.inf if job.service.served(job) else now + self.settings.appear
+        served = job.service.served(job)
+        job.appear = math.inf if served else max(now + self.settings.appear, self._recovered_at)
         self._timers.set(job, min(job.deadline, job.appear))
 
     def _feed(self, offer: Offer, now: float) -> None:
@@ -249,7 +252,7 @@ class Dispatcher(ABC):
         if job.deadline <= now:
             job.service.dequeue(job)
             self._expire(job)
-        elif job.service.served(job):
+        elif job.service.served(job) or now < self._recovered_at:
             self._await_worker(job, now)
         elif job.retries and job.service.lost_at is not None:
             job.retries -= 1

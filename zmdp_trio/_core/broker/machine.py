@@ -24,7 +24,7 @@ from .service import Service
 from .session import Session
 from .workers import WORKER_COMMANDS, WorkerCommands
 
-#: Peers that were told that they are not welcome, and are ignored from then on.
+#: Peers that were told that they are not welcome, or are gone, and are ignored from then on.
 MAX_SHUNNED = 10_000
 #: Peers that were dropped, and that nobody has taken note of yet.
 MAX_DROPPED: Final = 1_000
@@ -95,6 +95,11 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         else:
             back = max(now, session.heard + self.settings.silence)
             self._timers.set(session, min(back, now + self.settings.resume))
+
+    def unreachable(self, peer: bytes, *, now: float) -> None:
+        """Nothing can be sent to a peer: it is gone, though what it sent before may still come, and is ignored."""
+        self.lost(peer, now=now)
+        self._ignore_peer(peer)
 
     def handle_timer(self, *, now: float) -> None:
         """Do what is due."""
@@ -225,12 +230,16 @@ class BrokerMachine(ClientCommands, WorkerCommands):
 
     def _dismiss(self, peer: bytes, session: Session | None, reason: str, *, refused: bool) -> None:
         self._note_dropped(peer, session, reason)
-        self._shunned[peer] = None
-        if len(self._shunned) > MAX_SHUNNED:
-            self._shunned.popitem(last=False)
+        self._ignore_peer(peer)
         link = Link(self._dirty)
         link.peer = peer
         link.put_uncounted(c.Goodbye(reason, refused=refused))
+
+    def _ignore_peer(self, peer: bytes) -> None:
+        """Pass over whatever comes over this connection."""
+        self._shunned[peer] = None
+        if len(self._shunned) > MAX_SHUNNED:
+            self._shunned.popitem(last=False)
 
     def _note_dropped(self, peer: bytes, session: Session | None, reason: str) -> None:
         if len(self._dropped) < MAX_DROPPED:
@@ -310,8 +319,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
 
     @property
     def timers(self) -> int:
-        """How many deadlines are watched."""
-        return len(self._timers)
+        """How many deadlines of requests and sessions are watched."""
+        return len(self._timers) - len(self._holdings)
 
     def services(self) -> list[Service]:
         """Return every service that is offered, waited for, or was lost lately."""

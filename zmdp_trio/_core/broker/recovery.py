@@ -136,12 +136,10 @@ class Recovery(Dispatcher):
         self._awaited: dict[tuple[str, str], AwaitedKey] = {}
         #: Requests, and bytes of them, that wait for what workers may have of them.
         self._waiting = self._waiting_bytes = 0
-        #: Until when workers may come back that served a broker before this one; None if there was none.
-        self._recovered_at: float | None = None
 
     def _note_predecessor(self, now: float) -> None:
         """Somebody greeted that was with another broker before: there may be more."""
-        if self._recovered_at is None:
+        if self._recovered_at == -math.inf:
             self._recovered_at = now + self.settings.resume
 
     @abstractmethod
@@ -235,7 +233,7 @@ class Recovery(Dispatcher):
             return True
         awaited = self._awaited.get(key)
         if awaited is None:
-            if self._recovered_at is None or now >= self._recovered_at:
+            if now >= self._recovered_at:
                 return False
             awaited = self._awaited[key] = AwaitedKey(key, payload)
             self._timers.set(awaited, self._recovered_at)
@@ -255,7 +253,7 @@ class Recovery(Dispatcher):
             InvalidArgument: the key belongs to a request with another payload.
             Overloaded: too many wait.
         """
-        if not self._awaited and (self._recovered_at is None or now >= self._recovered_at):
+        if not self._awaited and now >= self._recovered_at:
             return False
         assert request.key is not None
         claim = Claim(session, request, deadline_of(request, now))
@@ -418,7 +416,7 @@ class Recovery(Dispatcher):
             # Who waits for it may be served by a worker that has yet to come.
             awaited.holding = holding.awaited = None
             if awaited.claims:
-                self._timers.set(awaited, self._recovered_at or 0.0)
+                self._timers.set(awaited, self._recovered_at)
             else:
                 self._take_awaited(awaited)
 

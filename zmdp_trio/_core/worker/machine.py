@@ -23,8 +23,8 @@ MAX_ERROR_MESSAGE = 4 * 2**10
 MAX_ERROR_DETAILS = 64 * 2**10
 #: Requests that one HOLDINGS names.
 MAX_HOLDINGS = 256
-#: Requests that may be turned down for a broker that does not read it.
-MAX_REJECTIONS = 10_000
+#: Requests that are turned down, and claims that are not known, for a broker that does not read it.
+MAX_ANSWERS = 10_000
 
 
 class WorkerEvent(enum.IntEnum):
@@ -265,7 +265,7 @@ class WorkerMachine(Dialler):
         """Let go on what runs for the broker before this one, but for what nobody can claim."""
         unclaimed = self._unclaimed[uplink]
         for id, execution in list(self._held[uplink].items()):
-            if execution.active and execution.request.caller:
+            if execution.active and execution.request.caller and execution.origin not in unclaimed.executions:
                 del self._held[uplink][id]
                 execution.orphaned = True
                 unclaimed.executions[execution.origin] = execution
@@ -314,7 +314,9 @@ class WorkerMachine(Dialler):
         self._share_out()
 
     def _tell_again(self, outcome: Outcome, uplink: Uplink, command: c.Resume) -> bool:
-        """Send an outcome once more; tell whether all that the caller has not got is still there."""
+        """Send an outcome to another broker; tell whether all that the caller has not got is still there."""
+        if outcome.epoch == uplink.epoch:
+            return False
         again = unread(outcome.sent, outcome.first, command.received)
         if again is None:
             return False
@@ -326,8 +328,8 @@ class WorkerMachine(Dialler):
         return True
 
     def _put_gone(self, uplink: Uplink, id: int) -> None:
-        error = c.Error(id, BrokerLost.default_code.value, BrokerLost.reason, "its replies were lost with the broker")
-        uplink.link.put(error, weight(error))
+        message = "its replies were lost with the broker"
+        self._answer(uplink, c.Error(id, BrokerLost.default_code.value, BrokerLost.reason, message))
 
     def _share_out(self) -> None:
         for name, leases in self._leases.items():
@@ -342,13 +344,13 @@ class WorkerMachine(Dialler):
             raise ProtocolError(f"request {request.id} came twice")
         leases = self._leases.get(request.service)
         if leases is None or (self.draining and uplink not in self._undrained):
-            self._turn_down(uplink, request)
+            self._answer(uplink, c.Reject(request.id))
             return
         lease = leases.lease(uplink)
         # A lease that was cut counts in full until the broker has said that it holds to it.
         if lease.running >= max(lease.slots, lease.told):
             self.protocol_errors += 1
-            self._turn_down(uplink, request)
+            self._answer(uplink, c.Reject(request.id))
             return
         self.received += 1
         lease.running += 1
@@ -356,14 +358,14 @@ class WorkerMachine(Dialler):
         self._held[uplink][request.id] = execution
         self._tell(WorkerEvent.START, execution)
 
-    def _turn_down(self, uplink: Uplink, request: c.Request) -> None:
-        """Have another worker run a request."""
+    def _answer(self, uplink: Uplink, command: c.Reject | c.Error) -> None:
+        """Tell a broker that nothing was made of its command."""
         if not uplink.link.outbox:
-            uplink.rejections = 0
-        uplink.rejections += 1
-        if uplink.rejections > MAX_REJECTIONS:
-            raise ProtocolError("it does not read that its requests are rejected")
-        uplink.link.put(c.Reject(request.id))
+            uplink.answers = 0
+        uplink.answers += 1
+        if uplink.answers > MAX_ANSWERS:
+            raise ProtocolError("it does not read the answers to its commands")
+        uplink.link.put(command, weight(command))
 
     def _on_cancel(self, uplink: Uplink, command: c.Cancel, now: float) -> None:
         execution = self._held[uplink].get(command.id)
@@ -432,7 +434,9 @@ class WorkerMachine(Dialler):
         uplink = execution.uplink
         if execution.orphaned:
             self._strays.discard(execution)
-            self._unclaimed[uplink].executions.pop(execution.origin, None)
+            unclaimed = self._unclaimed[uplink].executions
+            if unclaimed.get(execution.origin) is execution:
+                del unclaimed[execution.origin]
             leases.stray -= 1
             self._share_out()
             return

@@ -106,6 +106,8 @@ class RouterPort(ZmqPort):
         self._read_monitor()
         if self._peers.get(peer) == descriptor:
             return
+        if peer in self._ended and not peer[0]:
+            return  # its last words: whose descriptor this is by now does not matter
         standing = self._descriptors.get(descriptor)
         if standing is None:
             self._ended[peer] = None  # the connection is over already

@@ -1,0 +1,219 @@
+"""Clusters in memory and in virtual time, and every fault there is: a thousand seeds, each a run that repeats.
+
+    python -m chaos.simulated [--seeds 1000] [--first 0] [--json]
+
+Each run has one to three brokers, some workers, and a client with forty requests a second; for half a minute, messages
+are dropped, doubled, and overtaken, brokers and workers are killed and come back, and the network parts and heals.  What
+must hold is in verdict.py, and that nothing is left of any request.  A seed that is violated is printed with what was:
+`--first SEED --seeds 1` repeats it.  The exit code is 1 if there was one.
+
+Before that, an hour with a broker that is killed halfway is simulated, and timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from typing import Any
+
+import attrs
+import trio
+
+from zmdp_trio import Final, RequestError, Service, service
+from zmdp_trio.testing import Cluster, Faults, open_cluster, run
+
+from .load import Load
+from .services import Job
+from .show import live, report
+from .verdict import Evidence, check_counters, check_executions, check_keys, check_outcomes, check_streams
+
+#: Seconds of faults, and requests a second, in each run.
+SECONDS, RATE = 30.0, 40.0
+#: The longest job, in seconds: long enough to be there when something happens.
+LONGEST = 3.0
+#: What a request may end as when it may not run again, or had begun to reply.
+ALLOWED = {"WorkerLost", "BrokerLost", "Unavailable", "ServiceNotFound"}
+#: An hour, and how often something is asked in it.
+HOUR, EVERY = 3600.0, 20.0
+
+
+class Ledger:
+    """The executions of each job that began: names that no two share."""
+
+    def __init__(self) -> None:
+        self.executions: defaultdict[int, list[str]] = defaultdict(list)
+        self._count = itertools.count()
+
+    def note(self, number: int) -> str:
+        """Note that a job's execution begins; return the execution's name."""
+        execution = str(next(self._count))
+        self.executions[number].append(execution)
+        return execution
+
+
+def noted_services(ledger: Ledger) -> list[Service[..., Any]]:
+    """Make the services of the load: none of them needs a thread."""
+
+    async def execute(job: Job) -> str:
+        execution = ledger.note(job.number)
+        await trio.sleep(job.seconds)
+        return execution
+
+    async def count(job: Job) -> AsyncIterator[Any]:
+        execution = ledger.note(job.number)
+        for i in range(job.chunks):
+            yield i
+            await trio.sleep(job.seconds / job.chunks)
+        yield Final(execution)
+
+    return [service("work", concurrency=20)(execute), service("grind")(execute), service("count")(count)]
+
+
+class Mischief:
+    """What befalls a cluster."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._cluster = cluster
+        self._brokers = [broker.name for broker in cluster.brokers]
+        self._dice = random.Random(seed)
+        self.done: Counter[str] = Counter()
+
+    async def run(self, seconds: float) -> None:
+        """Do harm for so long; then all is well again, once those who were killed are back."""
+        dice = self._dice
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await trio.sleep(dice.expovariate(1 / 3))
+                    act = dice.choice((self._kill_worker, self._kill_broker, self._part))
+                    self.done[act.__name__.strip("_")] += 1
+                    nursery.start_soon(act)
+        self._cluster.heal()
+        self._cluster.network.hook = None
+        for name in self._brokers:
+            if name not in {broker.name for broker in self._cluster.brokers}:
+                await self._cluster.restart_broker(name)
+        await self._cluster.add_worker(wait=False)
+
+    async def _kill_worker(self) -> None:
+        if len(self._cluster.workers) > 1:
+            self._cluster.kill(self._dice.choice(self._cluster.workers))
+            await trio.sleep(self._dice.uniform(0, 2))
+            await self._cluster.add_worker(wait=False)
+
+    async def _kill_broker(self) -> None:
+        if self._cluster.brokers:
+            broker = self._dice.choice(self._cluster.brokers).name
+            self._cluster.kill(broker)
+            await trio.sleep(self._dice.choice((0, 1, 4, 15)) * self._dice.random())
+            with trio.CancelScope(shield=True):
+                await self._cluster.restart_broker(broker)
+
+    async def _part(self) -> None:
+        cluster = self._cluster
+        peers = [each.name for each in (*cluster.brokers, *cluster.workers, *cluster.clients)]
+        self._dice.shuffle(peers)
+        cut = self._dice.randrange(1, len(peers))
+        cluster.partition(peers[:cut], peers[cut:])
+        await trio.sleep(self._dice.choice((0.5, 5, 15)) * self._dice.random())
+        cluster.heal()
+
+
+async def simulate(seed: int, seconds: float = SECONDS, rate: float = RATE) -> tuple[Counter[str], list[str]]:
+    """Run one seed; return what happened, by how often, and what was violated."""
+    dice = random.Random(seed)
+    ledger = Ledger()
+    services = noted_services(ledger)
+    brokers, workers = dice.choice((1, 1, 2, 3)), dice.choice((2, 3, 4))
+    try:
+        async with open_cluster(*services, brokers=brokers, workers=workers, connect=60, limit=10_000) as cluster:
+            faults = cluster.network.hook = Faults(
+                seed=seed, drop=0.01, double=0.02, reorder=0.03, delay=(0, 0.01), late=0.3
+            )
+            mischief = Mischief(cluster, seed)
+            load = Load(cluster.client, rate=rate, seed=seed, retry=50, timeout=600, longest=LONGEST)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mischief.run, seconds)
+                nursery.start_soon(load.run, seconds)
+            await cluster.settle()
+            found = [each for broker in cluster.brokers for each in check_counters(broker.name, numbers(broker))]
+    except AssertionError as error:
+        return Counter(), [str(error)]
+    evidence = Evidence(load.outcomes, ledger.executions, [], {}, 0, keys_meet=brokers == 1)
+    for check in (check_outcomes, check_streams, check_executions, check_keys):
+        found += check(evidence)
+    found += [
+        f"request {outcome.order.number}: {outcome.error}: {outcome.message}"
+        for outcome in load.outcomes
+        if outcome.lost and outcome.error not in ALLOWED
+    ]
+    happened = load.counts + mischief.done
+    happened += Counter(dropped=faults.dropped, doubled=faults.doubled, reordered=faults.reordered)
+    return happened, found
+
+
+def numbers(broker: Any) -> dict[str, Any]:
+    """Return a broker's statistics as plain objects."""
+    statistics = broker.statistics()
+    services = {name: attrs.asdict(each) for name, each in statistics.services.items()}
+    return {"services": services, "total": attrs.asdict(statistics.total)}
+
+
+async def simulate_hour() -> int:
+    """Simulate an hour with two brokers, one of which is killed halfway; return how many requests were answered."""
+    ledger = Ledger()
+    answered = 0
+    async with open_cluster(*noted_services(ledger), brokers=2, workers=2) as cluster:
+        for number in range(int(HOUR / EVERY)):
+            if number == int(HOUR / EVERY / 2):
+                cluster.kill("broker")
+            try:
+                await cluster.client.request("work", {"number": number, "seconds": 0.1}, retry=1)
+            except RequestError as error:
+                raise AssertionError(f"request {number} was not answered") from error
+            answered += 1
+            await trio.sleep_until((number + 1) * EVERY)
+    return answered
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run all seeds, and say what was violated."""
+    began = time.perf_counter()
+    answered = run(simulate_hour)
+    hour = time.perf_counter() - began
+    happened: Counter[str] = Counter()
+    found: list[str] = []
+    began = time.perf_counter()
+    with live("simulated") as show:
+        for seed in range(options.first, options.first + options.seeds):
+            each, violated = run(simulate, seed, seed=seed)
+            happened += each
+            found += [f"seed {seed}: {what}" for what in violated]
+            show({"seed": seed, "violated": len(found), **happened})
+    seconds = time.perf_counter() - began
+    figures = {
+        "an hour with a failover, s": round(hour, 2),
+        "requests answered in it": answered,
+        "seeds": options.seeds,
+        "seconds each": round(seconds / options.seeds, 2),
+        "happened": dict(happened),
+    }
+    return report(figures, found, as_json=options.json)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1_000, help="how many (default 1000)")
+    parser.add_argument("--first", type=int, default=0, help="the first one (default 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(parse()))
