@@ -573,9 +573,7 @@ def conversations() -> list[dict[str, Any]]:
     r.say(2.2, worker, c.Partial(1, 0, b"three"), c.Final(1, 0, b"done"))
     done.append(r.document)
 
-    r = start(
-        "restart-lost", "no worker comes back with what is claimed: one request is lost, the other one runs again"
-    )
+    r = start("restart-lost", "no worker comes back with what is claimed: one request is lost, one runs again")
     r.machine("worker2", role="worker", session="d2" * 16, services={"echo": 10})
     worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")
     r.say(1.0, client, request(1), request(2, retry=1))
@@ -589,7 +587,7 @@ def conversations() -> list[dict[str, Any]]:
     done.append(r.document)
 
     r = start(
-        "restart-key", "a worker still has the outcome of a key; who asks for it next has it when its caller might"
+        "restart-key", "a worker still has the outcome of a key: others get it when its first caller had its time"
     )
     r.machine("client2", role="client", session="c2" * 16)
     worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")

@@ -21,10 +21,12 @@ from zmdp_trio import _errors
 from zmdp_trio._core import link
 from zmdp_trio._core.broker import BrokerMachine
 from zmdp_trio._core.broker import machine as broker_machine
+from zmdp_trio._core.broker import recovery as broker_recovery
 from zmdp_trio._core.broker import workers as broker_workers
 from zmdp_trio._core.client import Call, ClientMachine
 from zmdp_trio._core.uplink import Identity
 from zmdp_trio._core.worker import WorkerMachine
+from zmdp_trio._core.worker import execution as worker_execution
 from zmdp_trio._core.worker import machine as worker_machine
 from zmdp_trio._errors import Code, ProtocolError
 from zmdp_trio._settings import Settings
@@ -455,6 +457,8 @@ def test_constants() -> None:
         zmdp1: ("MAX_COMMANDS", "INLINE", "BATCH"),
         link: ("WINDOW_BATCHES", "WINDOW_BYTES", "ACK_BATCHES", "ACK_BYTES"),
         broker_workers: ("MAX_ERROR",),
+        broker_recovery: ("MAX_HOLDINGS", "MAX_ALL_HOLDINGS"),
+        worker_execution: ("KEPT_MESSAGES", "KEPT_BYTES"),
         worker_machine: ("MAX_ERROR_MESSAGE", "MAX_ERROR_DETAILS"),
     }.items():
         modules.update({name: getattr(module, name) for name in names})
