@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos soak stress format coverage clean
+.PHONY: demo test check bench chaos soak stress fuzz format coverage clean
 
 demo: .venv/ready
 	$(BIN)/zmdp demo $(DEMO)
@@ -36,6 +36,17 @@ soak: .venv/ready
 # 50 seeds of random cancellation on each transport; STRESS=500 for more.
 stress: .venv/ready
 	ZMDP_STRESS=$(or $(STRESS),50) $(BIN)/pytest -q tests/shell/test_transport_contract.py -k other_seeds
+
+# A million messages with mistakes against each machine, 100,000 steps of a broker's peers, and a minute of
+# coverage-guided fuzzing per decoder (Linux); FUZZ="--seed 7" for the first two.
+fuzz: .venv/fuzz
+	$(BIN)/python -m fuzz.steps $(FUZZ)
+	$(BIN)/python -m fuzz.machines $(FUZZ)
+	$(BIN)/python -m fuzz.decoders
+
+.venv/fuzz: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"
+	touch $@
 
 format: .venv/ready
 	$(BIN)/ruff format .

@@ -86,14 +86,9 @@ class Outcome:
     message: str = ""
 
     @property
-    def overdue(self) -> bool:
-        """Its scope's deadline passed, and the other side was the first to say so."""
-        return self.order.kind is Kind.CANCELLED and self.error == "DeadlineExceeded"
-
-    @property
     def lost(self) -> bool:
-        """It failed, and not because of its own deadline."""
-        return self.state is State.FAILED and not self.overdue
+        """It ended with an error: its caller knows no more than that."""
+        return self.state is State.FAILED
 
 
 def orders(seed: int, retry: int, longest: float = LONGEST) -> Iterator[Order]:

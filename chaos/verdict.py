@@ -62,6 +62,11 @@ class Evidence:
             for fault in self.faults
         )
 
+    def killed(self, executions: Sequence[str]) -> bool:
+        """Whether a worker that ran one of these was killed, at whatever time."""
+        workers = {execution.partition("/")[0] for execution in executions}
+        return any(fault.name in workers for fault in self.faults)
+
 
 def violations(evidence: Evidence) -> list[str]:
     """Return everything that does not hold."""
@@ -117,7 +122,10 @@ def check_executions(evidence: Evidence) -> Iterator[str]:
 
 
 def check_keys(evidence: Evidence) -> Iterator[str]:
-    """Who shares a key shares the outcome, where no broker forgot it and nobody was told of a failure."""
+    """Who shares a key shares the outcome, where nobody was told of a failure, and somebody can remember.
+
+    A broker that was restarted learns a key from the worker that ran it: if that one was killed too, nobody can.
+    """
     if not evidence.keys_meet:
         return
     groups: dict[str, list[Outcome]] = defaultdict(list)
@@ -128,11 +136,12 @@ def check_keys(evidence: Evidence) -> Iterator[str]:
         first = min(group, key=lambda outcome: outcome.started)
         last = max(group, key=lambda outcome: outcome.ended)
         span = attrs.evolve(first, ended=last.ended)
-        if any(outcome.state is not State.ANSWERED for outcome in group) or evidence.outage("broker", span):
+        executions = evidence.executions.get(first.order.job.number, ())
+        forgotten = evidence.outage("broker", span) and evidence.killed(executions)
+        if forgotten or any(outcome.state is not State.ANSWERED for outcome in group):
             continue
         if len({outcome.reply for outcome in group}) > 1:
             yield f"key {key!r}: different replies: {[outcome.reply for outcome in group]}"
-        executions = evidence.executions.get(first.order.job.number, ())
         if not first.order.retry and len(executions) > 1:
             yield f"key {key!r}: executed by {list(executions)}"
 

@@ -94,11 +94,14 @@ class Watchdog(trio.abc.Instrument):
 
     def join(self, watched: Watched) -> None:
         """Watch for one worker more."""
-        if not self._watched:
+        self._watched += (watched,)
+        if len(self._watched) == 1:
             _of_this_run.set(self)
             trio.lowlevel.add_instrument(self)
             threading.Thread(target=self._run, name="zmdp watchdog", daemon=True).start()
-        self._watched += (watched,)
+        else:
+            # It may be less patient than those before.
+            self._nudge.set()
 
     def leave(self, watched: Watched) -> None:
         """Watch for one worker less; with the last one, the thread ends."""

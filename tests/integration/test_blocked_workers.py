@@ -64,7 +64,7 @@ def test_a_blocked_event_loop_is_reported_once_with_the_handler_and_its_stack(tm
     (tmp_path / "stuck.py").write_text(STUCK)
     go = tmp_path / "go"
     with start_broker(tmp_path) as (_, endpoint):
-        options = ("--connect", endpoint, "--name", "w", "--blocked-after", "0.2")
+        options = ("--connect", endpoint, "--name", "w", "--blocked-after", "0.5")
         with start(tmp_path, "worker", "stuck", *options) as worker:
             line_with(worker.stdout, "offering")
             with start(tmp_path, "call", "stuck", json.dumps(str(go)), "--connect", endpoint) as call:

@@ -157,6 +157,7 @@ def test_nothing_is_said_of_a_good_run() -> None:
         (failed("WorkerLost", "worker worker-7 was lost", retry=3), "was not answered"),
         (failed("Overloaded"), "not to be expected"),
         (failed("KeyError", "'x'"), "not to be expected"),
+        (failed("DeadlineExceeded", "the deadline passed", kind=Kind.CANCELLED), "not to be expected"),
         (failed("WorkerLost", "worker worker-1 was lost"), "nothing was killed"),
         (failed("WorkerLost", "worker worker-7 was lost", started=20.0, ended=21.0), "nothing was killed"),
         (failed("BrokerLost", started=20.0, ended=21.0), "nothing was killed"),
@@ -184,13 +185,16 @@ def test_who_was_told_that_nothing_ran_was_told_the_truth() -> None:
     assert "and yet it was executed" in judge(told, executions={1: ["worker-1/0"]}, faults=(BROKER_DIED,))[0]
 
 
-def test_a_key_that_runs_twice_is_seen_unless_the_broker_forgot_it() -> None:
+def test_a_key_that_runs_twice_is_seen_unless_nobody_can_remember_it() -> None:
     pair = [outcome(1, key="k"), outcome(2, key="k")]
     ran_twice = {0: ["worker-1/1", "worker-1/2"]}
     replies, executions = judge(*pair, executions=ran_twice)
     assert replies == "key 'k': different replies: ['worker-1/1', 'worker-1/2']"
     assert executions == "key 'k': executed by ['worker-1/1', 'worker-1/2']"
-    assert judge(*pair, executions=ran_twice, faults=(BROKER_DIED,)) == []
+    worker_died = attrs.evolve(WORKER_DIED, name="worker-1")
+    for faults in ((BROKER_DIED,), (worker_died,), (BROKER_DIED, WORKER_DIED)):
+        assert len(judge(*pair, executions=ran_twice, faults=faults)) == 2
+    assert judge(*pair, executions=ran_twice, faults=(BROKER_DIED, worker_died)) == []
 
 
 def test_counters_tables_and_protocol_errors_are_looked_at() -> None:

@@ -21,7 +21,7 @@ from zmdp_trio._watchdog import EXIT_HUNG, Stopwatch, Watchdog, Watched
 #: Seconds in which a report must come, on a machine that has other things to do.
 LIMIT = 20.0
 #: The blocks here last until they were reported, so the limit may be short.
-QUICK = {"blocked_after": 0.05, "heartbeat": 0.3}
+QUICK = {"blocked_after": 0.5, "heartbeat": 0.3}
 
 
 class Reports(logging.Handler):
@@ -159,6 +159,17 @@ async def test_every_worker_of_the_run_counts_the_block_that_is_too_long_for_it(
         await until(lambda: len(reports.lines) == 2, within=LIMIT)
         workers = (cluster.worker, neighbour, patient, careless)
         assert [worker.statistics().blocks for worker in workers] == [1, 1, 0, 0]
+
+
+async def test_a_less_patient_worker_is_heard_though_it_came_later(reports: Reports) -> None:
+    @service("stuck")
+    async def stuck() -> None:
+        reports.block_until(1)
+
+    async with open_broker("memory://b"), open_worker([stuck], "memory://b", blocked_after=1000):
+        async with open_cluster(stuck, **QUICK) as cluster:
+            await cluster.client.request("stuck")
+            await until(lambda: len(reports.lines) == 2, within=LIMIT)
 
 
 async def test_a_thread_at_work_is_no_block(reports: Reports) -> None:

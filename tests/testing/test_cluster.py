@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from zmdp_trio import (
+    Broker,
     Client,
     Final,
     Request,
@@ -17,6 +18,7 @@ from zmdp_trio import (
     Service,
     ServiceNotFound,
     Settings,
+    Worker,
     WorkerLost,
     service,
 )
@@ -78,7 +80,7 @@ SHAPES = [
 
 def names(cluster: Cluster) -> list[str]:
     assert {*cluster.brokers, *cluster.workers, *cluster.clients} == set(cluster.peers)
-    return [each.name for each in (*cluster.brokers, *cluster.workers, *cluster.clients)]
+    return [each.name for kind in (Broker, Worker, Client) for each in cluster.peers if isinstance(each, kind)]
 
 
 @pytest.mark.parametrize(("called", "payload", "partials", "final"), SHAPES, ids=lambda each: getattr(each, "name", ""))

@@ -27,7 +27,10 @@ class Ends:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.bound.run, self._take)
-            nursery.start_soon(self.dialled.run, lambda: self.dialled.receive())
+            nursery.start_soon(self.dialled.run, self._ignore)
+
+    def _ignore(self) -> None:
+        self.dialled.receive()
 
     def _take(self) -> None:
         for _, what in self.bound.receive():

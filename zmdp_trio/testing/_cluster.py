@@ -28,7 +28,6 @@ PeerT = TypeVar("PeerT", Broker, Worker, Client)
 Transport: TypeAlias = Literal["memory", "tcp"]
 
 _ENDPOINTS: Final[dict[Transport, str]] = {"memory": "memory://*", "tcp": "tcp://127.0.0.1:*"}
-_KINDS: Final[dict[str, type[Peer]]] = {"broker": Broker, "worker": Worker, "client": Client}
 
 
 @attrs.define(eq=False)
@@ -71,7 +70,7 @@ class Cluster:
         self._nodes: dict[str, _Node] = {}
         self._scopes: dict[trio.CancelScope, None] = {}
         self._endpoint_of: dict[str, str] = {}
-        self._serial = {kind: itertools.count(1) for kind in _KINDS}
+        self._serial = {kind: itertools.count(1) for kind in ("broker", "worker", "client")}
 
     def __repr__(self) -> str:
         return f"<Cluster of {', '.join(self._nodes) or 'nobody'}>"
