@@ -2,7 +2,7 @@
 
     python -m chaos.simulated [--seeds 1000] [--first 0] [--json]
 
-Each run has one to three brokers, some workers, and a client with forty requests a second; for half a minute, messages
+Each run has one to three brokers, some workers, and a client with twenty requests a second; for half a minute, messages
 are dropped, doubled, and overtaken, brokers and workers are killed and come back, and the network parts and heals.  What
 must hold is in verdict.py, and that nothing is left of any request.  A seed that is violated is printed with what was:
 `--first SEED --seeds 1` repeats it.  The exit code is 1 if there was one.
@@ -33,7 +33,7 @@ from .show import live, report
 from .verdict import Evidence, check_counters, check_executions, check_outcomes, check_streams
 
 #: Seconds of faults, and requests a second, in each run.
-SECONDS, RATE = 30.0, 40.0
+SECONDS, RATE = 30.0, 20.0
 #: The longest job, in seconds: long enough to be there when something happens.
 LONGEST = 3.0
 #: What a request may end as when it may not run again, or had begun to reply.
@@ -88,13 +88,14 @@ class Mischief:
     async def run(self, seconds: float) -> None:
         """Do harm for so long; then all is well again, once those who were killed are back."""
         dice = self._dice
+        acts = {"kill worker": self._kill_worker, "kill broker": self._kill_broker, "part": self._part}
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
                 while True:
                     await trio.sleep(dice.expovariate(1 / 3))
-                    act = dice.choice((self._kill_worker, self._kill_broker, self._part))
-                    self.done[act.__name__.strip("_")] += 1
-                    nursery.start_soon(act)
+                    what = dice.choice(("kill worker", "kill broker", "part"))
+                    self.done[what] += 1
+                    nursery.start_soon(acts[what])
         self._cluster.heal()
         self._cluster.network.hook = None
         for name in self._brokers:
@@ -120,7 +121,9 @@ class Mischief:
 
     async def _part(self) -> None:
         cluster = self._cluster
-        peers = [each.name for each in (*cluster.brokers, *cluster.workers, *cluster.clients)]
+        peers = [each.name for each in cluster.brokers]
+        peers += [each.name for each in cluster.workers]
+        peers += [each.name for each in cluster.clients]
         self._dice.shuffle(peers)
         cut = self._dice.randrange(1, len(peers))
         cluster.partition(peers[:cut], peers[cut:])

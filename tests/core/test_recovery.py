@@ -12,6 +12,7 @@ from zmdp_trio._core.broker.session import Session
 from zmdp_trio._core.client import ClientMachine
 from zmdp_trio._core.keyed import fingerprint
 from zmdp_trio._core.worker import WorkerEvent, WorkerMachine
+from zmdp_trio._core.worker import machine as worker_machine
 from zmdp_trio._core.worker.execution import KEPT_BYTES, KEPT_MESSAGES, Execution
 from zmdp_trio._core.worker.outcomes import Outcomes
 from zmdp_trio._errors import BrokerLost, Code, WorkerLost
@@ -391,6 +392,54 @@ def test_a_key_has_one_execution_though_two_workers_hold_it() -> None:
     empty(stage)
 
 
+def test_a_request_that_waits_for_its_key_waits_no_longer_than_its_deadline() -> None:
+    stage, worker, client = after_restart()
+    client.send(ask(1, key="a", left=3.0), ask(2, key="b", left=3.0), ask(3, key="c", left=20.0))
+    client.send(c.Heartbeat([c.Held(2, 4.0)]), c.Credit(3, 0, 0, 5.0))
+    ends = []
+    for _ in range(6):
+        stage.advance(1.0)
+        ends.append([(error.id, error.code) for error in client.take(c.Error)])
+    late = "DEADLINE_EXCEEDED"
+    assert ends == [[], [], [(1, late)], [(2, late)], [(3, late)], []]
+    stage.advance(10.0)
+    assert worker.take(c.Request) == []
+    empty(stage)
+
+
+def test_a_claim_of_a_key_waits_as_long_as_any() -> None:
+    stage, _, client = after_restart()
+    stage.advance(9.0)
+    client.send(claim(3, None, key="k"))
+    stage.advance(9.9)
+    assert client.take(c.Error) == []
+    stage.advance(0.2)
+    assert [error.id for error in client.take(c.Error)] == [3]
+
+
+def test_only_claims_are_given_what_a_worker_has_and_only_of_their_own_kind() -> None:
+    """A client that uses its ids again after a restart gets no reply to something else."""
+    stage, worker, client = after_restart()
+    client.send(ask(7, key="k"), claim(8, key="k"))
+    worker.send(c.Holdings([held(7), held(8), c.Holding(digest("client"), 9, "other")]))
+    client.send(claim(9))
+    assert worker.take(c.Resume) == []
+
+
+def test_who_joined_and_reads_has_the_outcome_all_the_same() -> None:
+    """The first caller gets the partial replies, before a restart and after it."""
+    stage, worker, client = after_restart()
+    other = stage.client("other", epoch=OTHER)
+    worker.send(c.Holdings([keyed(7)]))
+    other.send(claim(3, 0, key="k"))
+    client.send(claim(7, 2, key="k"))
+    other.send(claim(4, 0, key="k"))
+    [resume] = worker.take(c.Resume)
+    worker.send(c.Final(resume.id, 0, b"!"))
+    assert other.take(c.Final) == [c.Final(3, 0, b"!"), c.Final(4, 0, b"!")]
+    empty(stage)
+
+
 def test_requests_that_wait_for_their_keys_have_limits() -> None:
     _, _, client = after_restart(queue_requests=2)
     client.send(ask(1, key="a"), ask(2, key="b"), ask(3, key="c"))
@@ -441,10 +490,10 @@ def test_a_worker_tells_what_runs_and_what_ended_lately() -> None:
     restart(stage, broker, machine)
     [holdings] = broker.take(c.Holdings)
     assert [(each.call, each.key, each.payload is not None, each.ended) for each in holdings.holdings] == [
-        (101, None, False, None),
-        (102, "k", True, None),
         (103, None, False, 1.0),
         (104, "k2", True, 1.0),
+        (101, None, False, None),
+        (102, "k", True, None),
     ]
     assert machine.statistics()["running"] == 2
     broker.send(resume(1, 101), resume(2, 103), resume(3, 104))
@@ -491,6 +540,32 @@ def test_what_a_caller_has_not_got_is_sent_again() -> None:
     assert broker.take() == [c.Partial(5, 0, b"9"), c.Final(5, 0, b"!")]
 
 
+def test_the_outcome_of_a_key_that_nobody_claimed_is_told_over_the_next_connection_too() -> None:
+    stage, broker, machine = serving()
+    broker.send(order(1, key="k"))
+    stage.flush()
+    [execution] = started(machine)
+    restart(stage, broker, machine)
+    machine.finish(execution, 0, b"!")
+    broker.take()
+    restart(stage, broker, machine)
+    [holdings] = broker.take(c.Holdings)
+    assert [each.key for each in holdings.holdings] == ["k"]
+
+
+def test_a_worker_tells_no_more_than_a_broker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_machine, "MAX_HOLDINGS", 2)
+    stage, broker, machine = serving()
+    broker.send(order(1), order(2), order(3), order(4))
+    stage.flush()
+    _, *ended = started(machine)
+    for execution in ended:
+        machine.finish(execution, 0, b"!")
+    restart(stage, broker, machine)
+    [holdings] = broker.take(c.Holdings)
+    assert [each.call for each in holdings.holdings] == [104, 101]
+
+
 def test_what_its_caller_has_read_need_not_be_kept() -> None:
     stage, broker, machine = serving()
     broker.send(order(1, messages=4))
@@ -527,7 +602,11 @@ def test_an_ended_execution_whose_replies_are_gone_says_so() -> None:
     restart(stage, broker, machine)
     broker.send(resume(2, 101, received=0), resume(3, 101, received=1), resume(4, 101, received=None))
     stage.flush()
-    assert [type(command).__name__ for command in broker.take((c.Error, c.Final))] == ["Error", "Final", "Final"]
+    assert [type(command).__name__ for command in broker.take((c.Error, c.Final))] == ["Error", "Final", "Error"]
+    restart(stage, broker, machine, b"epoch-3")
+    broker.send(resume(4, 101, received=None))
+    stage.flush()
+    assert broker.take(c.Final) == [c.Final(4, 0, b"!")], "once to each broker"
 
 
 def test_what_nobody_could_claim_is_cancelled_at_once() -> None:
@@ -632,7 +711,7 @@ def test_outcomes_are_bounded_in_number_bytes_and_time() -> None:
     for call in range(20, 23):
         outcomes.add(execution(call, key="k"), c.Final(call, 0, b""), 0, now=7.0)
     assert len(outcomes) == 3
-    outcomes.forget_old(6.0 + 12.5)
+    outcomes.forget_old(6.0 + 22.5)
     assert len(outcomes) == 2
     outcomes.forget_old(7.0 + 600.0)
     assert len(outcomes) == 0
@@ -725,6 +804,23 @@ def test_a_claim_that_is_lost_runs_again_where_it_may(kind: type[BrokerLost]) ->
     broker.send(c.Error(4, "UNAVAILABLE", kind.reason, "gone"))
     stage.flush()
     assert type(twice.outcome) is kind
+
+
+def test_a_broker_that_has_too_many_peers_at_first_is_asked_later() -> None:
+    stage, broker, machine = calling()
+    call = start(machine)
+    stage.flush()
+    stage.disconnect(machine)
+    broker.answers = False
+    stage.connect(machine)
+    broker.say_uncounted(c.Goodbye("come again later"))
+    stage.flush()
+    assert call.outcome is None
+    broker.answers = True
+    broker._welcome = {"epoch": OTHER}
+    broker.take()
+    stage.connect(machine)
+    assert [claim.id for claim in broker.take(c.Claim)] == [1]
 
 
 def test_an_error_of_an_unclaimed_request_is_the_outcome() -> None:

@@ -49,7 +49,9 @@ def run(program: str, *options: str) -> dict[str, Any]:
 
 
 def test_workers_and_the_broker_are_killed_and_nothing_is_lost_or_run_twice() -> None:
-    report = run("kills", "--seconds=4", "--rate=100", "--workers=3", "--broker-kills=1", *PATIENT)
+    report = run(
+        "kills", "--seconds=3", "--rate=120", "--workers=3", "--worker-interval=0.7", "--broker-kills=1", *PATIENT
+    )
     assert report["brokers killed"] == 1
     assert report["workers killed"] >= 2
     assert report["with retry"]["answered"] > 50
@@ -65,7 +67,7 @@ def test_without_kills_no_request_fails() -> None:
 
 def test_one_of_two_brokers_is_killed_and_the_other_one_goes_on() -> None:
     # A broker that is away for a second is looked for every second or so.
-    report = run("two_brokers", "--seconds=7", "--rate=60", "--workers=2", "--away=1", "--steady=0.5", *PATIENT)
+    report = run("two_brokers", "--seconds=6", "--rate=60", "--workers=2", "--away=1", "--steady=0.5", *PATIENT)
     assert report["with retry"].keys() == {"answered", "left"}
     assert sum(step["ended"] for step in report["around the kill"]) > 50
     assert report["share of who came back"] > 0.3

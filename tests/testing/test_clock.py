@@ -81,7 +81,7 @@ async def test_deadlines_come_after_the_thread_is_done(clock: VirtualClock) -> N
         done.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, done.wait)
+        nursery.start_soon(lambda: trio.to_thread.run_sync(done.wait))
         nursery.start_soon(trio.to_thread.run_sync, end)
         await trio.sleep(1)
         assert done.is_set()

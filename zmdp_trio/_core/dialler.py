@@ -135,6 +135,10 @@ class Dialler(ABC):
         greeted = uplink.greet(frames)
         if greeted is Greeted.NOT_YET:
             return
+        if greeted is Greeted.REFUSED and not uplink.unwelcome:
+            # Not now: it stops, or has too many peers.
+            self._unusable.append(uplink)
+            return
         if greeted is Greeted.REFUSED:
             self._refused(uplink, now)
             return

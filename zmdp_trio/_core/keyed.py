@@ -1,4 +1,4 @@
-"""What the broker and its workers must see alike in requests with a key and in their outcomes."""
+"""What a broker and its workers must see alike: keys, their outcomes, and how much is told after a restart."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final, TypeAlias
 from .._errors import Code
 from .._wire import commands as c
 
+#: Requests of the last broker that one worker may tell of.
+MAX_HOLDINGS: Final = 65_536
 #: Content type, length, and CRC-32.
 Fingerprint: TypeAlias = tuple[int, int, int]
 

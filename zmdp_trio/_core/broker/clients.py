@@ -127,7 +127,9 @@ class ClientCommands(Recovery):
     def _on_credit(self, session: Session, credit: c.Credit, now: float) -> None:
         job = session.requests.get(credit.id)
         if isinstance(job, Claim):
-            job.grant(credit, now)
+            job.grant(credit)
+            if credit.left is not None:
+                self._move_claim(job, now + credit.left)
             return
         if isinstance(job, Caller):
             if credit.left is not None:
@@ -155,7 +157,7 @@ class ClientCommands(Recovery):
     def _move_time_left(self, job: Job | Caller | Claim, left: float, now: float) -> None:
         """A client moves a deadline: its own, which may be one of many."""
         if isinstance(job, Claim):
-            job.deadline = now + left
+            self._move_claim(job, now + left)
             return
         if isinstance(job, Caller):
             job.entry.move_deadline(job, now + left)

@@ -59,6 +59,8 @@ class KeyedClient:
         #: When each caller's time is up, negated: the first is the latest.
         self._deadlines: Timers[Caller] = Timers()
         self.job: Job | None = None
+        #: Of an execution that was recovered: whose request it was.
+        self.origin: tuple[bytes, int] | None = None
         self.outcome: c.Final | c.Error | None = None
         self.size = 0
         self.expires = 0.0

@@ -17,10 +17,10 @@ from abc import abstractmethod
 
 import msgspec
 
-from ..._errors import BrokerLost, InvalidArgument, ProtocolError, RequestError
+from ..._errors import BrokerLost, DeadlineExceeded, InvalidArgument, ProtocolError, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..keyed import Fingerprint, fingerprint
+from ..keyed import MAX_HOLDINGS, Fingerprint, fingerprint
 from ..link import request_weight, weight
 from .dispatcher import Dispatcher
 from .job import JOB_BYTES, Job, JobInput, deadline_of
@@ -28,9 +28,7 @@ from .keys import Caller, KeyedClient
 from .service import Offer
 from .session import Session
 
-#: Requests of the last broker that one worker may hold.
-MAX_HOLDINGS = 65_536
-#: The same of all workers: what comes beyond that is passed over, as if the worker did not have it.
+#: Requests of the last broker that all workers may hold: what comes beyond that is passed over, as if it was lost.
 MAX_ALL_HOLDINGS = 4 * MAX_HOLDINGS
 
 
@@ -87,25 +85,30 @@ class Claim:
         assert self.request is not None
         return msgspec.structs.replace(self.request, left=self.left(now), messages=self.messages, bytes=self.bytes)
 
-    def grant(self, credit: c.Credit, now: float) -> None:
-        """Keep credit, and a deadline that was moved, for when the worker is there."""
+    def grant(self, credit: c.Credit) -> None:
+        """Keep credit for when the worker is there."""
         self.messages = min(self.messages + credit.messages, c.MAX_AMOUNT)
         self.bytes = min(self.bytes + credit.bytes, c.MAX_AMOUNT)
-        if credit.left is not None:
-            self.deadline = now + credit.left
 
 
 class Holding:
     """What a worker has of a request of the last broker."""
 
-    __slots__ = ("awaited", "origin", "payload", "service", "worker")
+    __slots__ = ("awaited", "key", "origin", "payload", "service", "worker")
 
     def __init__(self, worker: Session, holding: c.Holding) -> None:
         self.worker = worker
         self.origin = holding.caller, holding.call
         self.service = holding.service
+        self.key = holding.key
         self.payload = holding.payload
         self.awaited: AwaitedKey | None = None
+
+    def answers(self, claim: Claim) -> bool:
+        """Whether it is what a client claims."""
+        if claim.request is not None:
+            return False
+        return (self.origin, self.service, self.key) == (claim.origin, claim.service, claim.key)
 
 
 class AwaitedKey:
@@ -147,6 +150,10 @@ class Recovery(Dispatcher):
         """Take a request."""
 
     @abstractmethod
+    def _answer_error(self, session: Session, request: c.Request, error: RequestError) -> None:
+        """Answer a request that no job was made of."""
+
+    @abstractmethod
     def _too_many(self, session: Session, requests: int) -> RequestError | None:
         """Why a client may not have that many requests; None if it may."""
 
@@ -169,7 +176,7 @@ class Recovery(Dispatcher):
             return
         self._file(claim)
         holding = self._holdings.get(claim.origin)
-        if holding is not None:
+        if holding is not None and holding.answers(claim):
             self._grant_claim(claim, holding, now)
         elif claim.key is None or not self._await_key(claim, claim.key, None, now):
             self._timers.set(claim, now + self.settings.resume)
@@ -198,7 +205,7 @@ class Recovery(Dispatcher):
                 lasts = max(lasts, self.settings.key_window - each.ended)
         self._timers.set(holding, now + lasts)
         claim = self._claims.get(holding.origin)
-        if claim is not None:
+        if claim is not None and holding.answers(claim):
             self._grant_claim(claim, holding, now)
 
     def _associate(self, holding: Holding, name: str, now: float) -> None:
@@ -225,8 +232,7 @@ class Recovery(Dispatcher):
         key = claim.service, name
         entry = self._keys.get(key)
         if entry is not None:
-            if claim.received is not None:
-                # Its partial replies went on without it.
+            if not self._may_join(claim, entry):
                 return False
             self._unfile(claim)
             self._join_claim(claim, entry, now)
@@ -239,6 +245,8 @@ class Recovery(Dispatcher):
             self._timers.set(awaited, self._recovered_at)
         elif payload is not None and awaited.payload is not None and payload != awaited.payload:
             raise InvalidArgument("this key was used with another payload")
+        if claim.request is None and awaited.holding is None:
+            self._timers.set(awaited, now + self.settings.resume)
         awaited.payload = awaited.payload or payload
         awaited.claims[claim] = None
         claim.awaited = awaited
@@ -266,6 +274,7 @@ class Recovery(Dispatcher):
             return False
         if claim.awaited is not None:
             self._file(claim)
+            self._timers.set(claim, claim.deadline)
         return True
 
     def _ripen(self, awaited: AwaitedKey, now: float) -> None:
@@ -276,7 +285,7 @@ class Recovery(Dispatcher):
 
     def _serve_awaited(self, awaited: AwaitedKey, now: float) -> None:
         """Give all that wait for a key what a worker has of it; or run it anew, where one of them can."""
-        for claim in [claim for claim in awaited.claims if claim.received is not None]:
+        for claim in [claim for claim in awaited.claims if claim.received]:
             # Nobody has the partial replies that it has not got.
             self._leave_claim(claim)
             self._lose_claim(claim)
@@ -294,7 +303,7 @@ class Recovery(Dispatcher):
             entry = self._keys.get(key)
             if claim.request is not None:
                 self._on_request(claim.session, claim.as_request(now), now)
-            elif entry is not None:
+            elif entry is not None and self._may_join(claim, entry):
                 self._join_claim(claim, entry, now)
             else:
                 self._lose_claim(claim)
@@ -330,12 +339,14 @@ class Recovery(Dispatcher):
         if reader is not None:
             claims.insert(0, reader)
         first = claims[0]
+        # Only the one whose request it was could have got partial replies: it has come first, or too late.
         entry = self._keys.restore(awaited.key, first.session.name, holding.payload or awaited.payload)
+        entry.origin = holding.origin
         self._forget_holding(holding)
         job = entry.job = entry.requests[first.id] = self._recover(holding, first, entry, now)
         for claim in claims:
             self._unfile(claim)
-            if claim is not reader and claim.received is not None:
+            if claim is not reader and claim.received:
                 self._lose_claim(claim)
             else:
                 self._keys.join(entry, claim.session, claim.id, claim.deadline)
@@ -368,6 +379,10 @@ class Recovery(Dispatcher):
         worker.link.put(c.Resume(job.id, caller, call, received, claim.messages, claim.bytes, left))
         return job
 
+    def _may_join(self, claim: Claim, entry: KeyedClient) -> bool:
+        """Whether a claim misses nothing if it gets the outcome alone, without partial replies."""
+        return claim.received is None or (claim.received == 0 and claim.origin != entry.origin)
+
     def _join_claim(self, claim: Claim, entry: KeyedClient, now: float) -> None:
         self._keys.join(entry, claim.session, claim.id, claim.deadline)
         self._share_deadline(entry, now)
@@ -398,9 +413,20 @@ class Recovery(Dispatcher):
             claim.awaited = None
 
     def _expire_claim(self, claim: Claim) -> None:
-        """No worker has come with it."""
-        self._unfile(claim)
-        self._lose_claim(claim)
+        """No worker has come with it, or its deadline has."""
+        self._leave_claim(claim)
+        if claim.request is None:
+            self._lose_claim(claim)
+            return
+        self.forgotten.received += 1
+        self.forgotten.expired += 1
+        self._answer_error(claim.session, claim.request, DeadlineExceeded("the deadline passed in the queue"))
+
+    def _move_claim(self, claim: Claim, deadline: float) -> None:
+        """A caller's deadline was moved; that of what it claims is its worker's to keep."""
+        claim.deadline = deadline
+        if claim.request is not None:
+            self._timers.set(claim, deadline)
 
     def _lose_claim(self, claim: Claim) -> None:
         error = self._error(claim.id, BrokerLost("the broker was restarted, and no worker has come back with it"))

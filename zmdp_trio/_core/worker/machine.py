@@ -12,6 +12,7 @@ from ..._errors import BrokerLost, Code, MessageTooLarge, ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
+from ..keyed import MAX_HOLDINGS
 from ..link import weight
 from ..uplink import Greeted, Identity, Uplink
 from .execution import Execution, ExecutionInput, ExecutionState, unread
@@ -22,7 +23,7 @@ from .outcomes import Origin, Outcome, Outcomes
 MAX_ERROR_MESSAGE = 4 * 2**10
 MAX_ERROR_DETAILS = 64 * 2**10
 #: Requests that one HOLDINGS names.
-MAX_HOLDINGS = 256
+HOLDINGS_EACH = 256
 #: Requests that are turned down, and claims that are not known, for a broker that does not read it.
 MAX_ANSWERS = 10_000
 
@@ -67,7 +68,7 @@ class WorkerMachine(Dialler):
         self._strays: set[Execution] = set()
         #: In order, and each once, however often a broker says the same.
         self._events: dict[tuple[WorkerEvent, Execution], None] = {}
-        self._choked: set[Uplink] = set()
+        self._choked: dict[Uplink, None] = {}
         self._undrained: dict[Uplink, None] = {}
         self.draining = False
         #: A WELCOME has come: the services can be called.
@@ -106,13 +107,13 @@ class WorkerMachine(Dialler):
         if link.outbox_bytes > self.settings.outbox:
             # Whatever credit its clients gave, the broker does not take it as fast.
             execution.uplink.choked = True
-            self._choked.add(execution.uplink)
+            self._choked[execution.uplink] = None
 
     def _unchoke(self, uplink: Uplink) -> None:
         """Let handlers go on when half of what waited for a broker has left."""
         if uplink.link.outbox_bytes > self.settings.outbox // 2:
             return
-        self._choked.discard(uplink)
+        self._choked.pop(uplink, None)
         uplink.choked = False
         for execution in (*self._held[uplink].values(), *self._unclaimed[uplink].executions.values()):
             self._tell(WorkerEvent.CREDIT, execution)
@@ -281,9 +282,9 @@ class WorkerMachine(Dialler):
         ]
         keyed_only = greeted is not Greeted.RESTARTED
         outcomes = self._outcomes.unknown_to(uplink.endpoint, uplink.epoch, keyed_only=keyed_only)
-        holdings += [outcome.holding(now) for outcome in outcomes]
-        for start in range(0, len(holdings), MAX_HOLDINGS):
-            command = c.Holdings(holdings[start : start + MAX_HOLDINGS])
+        holdings = [*(outcome.holding(now) for outcome in outcomes), *holdings][-MAX_HOLDINGS:]
+        for start in range(0, len(holdings), HOLDINGS_EACH):
+            command = c.Holdings(holdings[start : start + HOLDINGS_EACH])
             uplink.link.put(command, weight(command))
 
     def _on_resume(self, uplink: Uplink, command: c.Resume, now: float) -> None:

@@ -32,7 +32,7 @@ class Outcome:
     Attributes:
         command: its FINAL, ERROR, or REJECT.
         first: number of the first of the partial replies in `sent`, which its caller may not have read.
-        epoch: of the broker that the outcome was last sent to.
+        epoch: of the broker that the outcome was last sent to; empty for none.
     """
 
     origin: Origin
@@ -85,8 +85,8 @@ class Outcomes:
     """Both tables of one worker."""
 
     def __init__(self, settings: Settings) -> None:
-        # A broker is dead for up to the time of silence before that is noticed.
-        window = settings.silence + settings.heartbeat
+        # A broker is dead for up to the time of silence before that is noticed, and then away for up to `resume`.
+        window = settings.silence + settings.resume + settings.heartbeat
         self._recent = _Table(window, settings.recent_limit, settings.recent_bytes)
         self._keyed = _Table(settings.key_window, settings.key_limit, settings.key_bytes)
 
@@ -103,7 +103,7 @@ class Outcomes:
             request.key,
             execution.payload,
             execution.uplink.endpoint,
-            execution.uplink.epoch,
+            b"" if execution.orphaned else execution.uplink.epoch,
             execution.sent,
             execution.first,
             command,
