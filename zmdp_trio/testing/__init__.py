@@ -8,7 +8,6 @@ transport finds its checks in `zmdp_trio.testing.transport`.
 
 from __future__ import annotations
 
-from .._transport.memory import Faults as Faults
 from .._transport.memory import Hook as Hook
 from .._transport.memory import Late as Late
 from .._transport.memory import MemoryPort as MemoryPort
@@ -19,6 +18,7 @@ from ._clock import VirtualClock as VirtualClock
 from ._cluster import Cluster as Cluster
 from ._cluster import Peer as Peer
 from ._cluster import open_cluster as open_cluster
+from ._faults import Faults as Faults
 from ._run import run as run
 from ._run import seeded as seeded
 
