@@ -86,8 +86,6 @@ class Worker:
         #: Its handlers were cut off: what they say from now on is no reply.
         self._leaving = False
         self._callers: Client | None = None
-        #: The handlers that run, by their tasks.
-        self._runs: dict[trio.lowlevel.Task, Run] = {}
         self._watched = Watched(settings.blocked_after, settings.hung_after, self._name_handler)
         self._nursery: trio.Nursery
         self._handlers: trio.Nursery
@@ -147,15 +145,6 @@ class Worker:
             self._drained.set()
 
     async def _handle(self, run: Run) -> None:
-        """Run one handler, known by its task while it runs."""
-        task = trio.lowlevel.current_task()
-        self._runs[task] = run
-        try:
-            await self._execute(run)
-        finally:
-            del self._runs[task]
-
-    async def _execute(self, run: Run) -> None:
         """Run one handler, and report its outcome."""
         machine, execution = self._machine, run.execution
         request = execution.request
@@ -239,8 +228,9 @@ class Worker:
         return self._callers
 
     def _name_handler(self, task: trio.lowlevel.Task) -> str | None:
-        """Name the handler that runs in a task, for the watchdog."""
-        run = self._runs.get(task)
+        """Name the handler that runs in a task, for the watchdog: nothing need be noted of it beforehand."""
+        frame = task.coro.cr_frame if task.parent_nursery is self._handlers else None
+        run = frame.f_locals.get("run") if frame is not None else None
         if run is None:
             return None
         request = run.execution.request

@@ -731,12 +731,12 @@ def test_an_execution_keeps_so_many_replies_and_no_more() -> None:
     each = execution(1)
     each.grant(2**40, 2**40)
     for _ in range(KEPT_MESSAGES + 10):
-        each.keep(0, b"")
-    assert (len(each.sent), each.first) == (KEPT_MESSAGES, 10)
+        each.keep(c.Partial(1, 0, b""), 0)
+    assert (len(each.sent or ()), each.first) == (KEPT_MESSAGES, 10)
     big = execution(2)
     for _ in range(3):
-        big.keep(0, bytes(KEPT_BYTES))
-    assert (len(big.sent), big.sent_bytes) == (1, KEPT_BYTES)
+        big.keep(c.Partial(2, 0, bytes(KEPT_BYTES)), KEPT_BYTES)
+    assert (len(big.sent or ()), big.sent_bytes) == (1, KEPT_BYTES)
 
 
 # ---- the client

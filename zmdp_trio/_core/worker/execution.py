@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from ..._wire import commands as c
 from ..keyed import Fingerprint, fingerprint
@@ -59,9 +61,9 @@ class Execution:
     Attributes:
         request: as it came.
         id: the broker's, by which it goes on the wire: another one after the broker was restarted.
-        origin: what it is called whichever broker it came by.
         payload: tells it from others with the same key; None without one.
-        sent: partial replies that its caller may not have read, in case that the broker is lost with them.
+        sent: partial replies that its caller may not have read, in case that the broker is lost with them; their ids
+            may be old.
         deadline: on the machine's clock; `math.inf` for none.
         orphaned: the session that it belongs to is over: its outcome has nowhere to go, unless its caller claims it.
         handler: belongs to the shell.
@@ -74,7 +76,6 @@ class Execution:
         "handler",
         "id",
         "messages",
-        "origin",
         "orphaned",
         "partials",
         "payload",
@@ -88,7 +89,6 @@ class Execution:
     def __init__(self, request: c.Request, uplink: Uplink, now: float) -> None:
         self.request = request
         self.id = request.id
-        self.origin = request.caller, request.call
         self.payload: Fingerprint | None = None if request.key is None else fingerprint(request)
         self.uplink = uplink
         self.state = ExecutionState.RUNNING
@@ -96,7 +96,8 @@ class Execution:
         self.messages = request.messages
         self.bytes = request.bytes
         self.partials = 0
-        self.sent: deque[tuple[int, bytes]] = deque()
+        #: Made at the first of them: most requests have none.
+        self.sent: deque[c.Partial] | None = None
         self.sent_bytes = 0
         #: Messages of credit that there ever were.
         self._granted = request.messages
@@ -122,36 +123,44 @@ class Execution:
         return self.messages > 0 and self.bytes > 0 and not self.uplink.choked
 
     @property
+    def origin(self) -> tuple[bytes, int]:
+        """What it is called whichever broker it came by."""
+        return self.request.caller, self.request.call
+
+    @property
     def first(self) -> int:
         """Number of the first partial reply in `sent`."""
-        return self.partials - len(self.sent)
+        return self.partials - len(self.sent or ())
 
-    def keep(self, content: int, body: bytes) -> None:
-        """Count a partial reply, and keep it until it has been read."""
+    def keep(self, partial: c.Partial, size: int) -> None:
+        """Count a partial reply of so many bytes, and keep it until it has been read."""
         self.messages -= 1
-        self.bytes -= len(body)
+        self.bytes -= size
         self.partials += 1
-        self.sent.append((content, body))
-        self.sent_bytes += len(body)
-        while len(self.sent) > KEPT_MESSAGES or (self.sent_bytes > KEPT_BYTES and len(self.sent) > 1):
-            self._let_go()
+        self.sent_bytes += size
+        sent = self.sent
+        if sent is None:
+            sent = self.sent = deque()
+        sent.append(partial)
+        while len(sent) > KEPT_MESSAGES or (self.sent_bytes > KEPT_BYTES and len(sent) > 1):
+            self._let_go(sent)
 
     def grant(self, messages: int, size: int) -> None:
         """Add credit.  A caller grants anew what it has read of its first credit, so that much needs no keeping."""
         self.messages += messages
         self.bytes += size
         self._granted += messages
-        read = self._granted - self.request.messages
-        while self.sent and self.first < read:
-            self._let_go()
+        sent = self.sent
+        if sent:
+            for _ in range(min(self._granted - self.request.messages - self.first, len(sent))):
+                self._let_go(sent)
 
-    def _let_go(self) -> None:
-        _, body = self.sent.popleft()
-        self.sent_bytes -= len(body)
+    def _let_go(self, sent: deque[c.Partial]) -> None:
+        self.sent_bytes -= len(sent.popleft().body)  # type: ignore[arg-type]
 
-    def go_on(self, uplink: Uplink, command: c.Resume, now: float) -> list[tuple[int, bytes]] | None:
+    def go_on(self, uplink: Uplink, command: c.Resume, now: float) -> list[c.Partial] | None:
         """Belong to a restarted broker's session; return the partial replies to send again, None if some are gone."""
-        again = unread(self.sent, self.first, command.received)
+        again = unread(self.sent, self.first, command)
         if again is None:
             return None
         self.id = command.id
@@ -159,7 +168,7 @@ class Execution:
         self.orphaned = False
         self.deadline = math.inf if command.left is None else now + command.left
         self.messages = command.messages - len(again)
-        self.bytes = command.bytes - sum(len(body) for _, body in again)
+        self.bytes = command.bytes - sum(len(partial.body) for partial in again)  # type: ignore[arg-type, misc]
         self._granted = self.partials + self.messages
         return again
 
@@ -168,11 +177,14 @@ class Execution:
         self.state = TRANSITIONS[self.state][event]
 
 
-def unread(sent: Sequence[tuple[int, bytes]], first: int, received: int | None) -> list[tuple[int, bytes]] | None:
-    """Return those of the partial replies `sent`, numbered from `first`, that come after the first `received` ones.
+def unread(sent: Iterable[c.Partial] | None, first: int, command: c.Resume) -> list[c.Partial] | None:
+    """Return those of the partial replies `sent`, numbered from `first`, that a caller has not got, under their new id.
 
     None if some of them are gone; an empty list if nobody reads them.
     """
-    if received is None:
+    if command.received is None:
         return []
-    return None if received < first else list(islice(sent, received - first, None))
+    if command.received < first:
+        return None
+    rest = islice(sent or (), command.received - first, None)
+    return [msgspec.structs.replace(partial, id=command.id) for partial in rest]

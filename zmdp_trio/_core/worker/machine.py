@@ -99,11 +99,12 @@ class WorkerMachine(Dialler):
         size = len(body)
         if size > execution.uplink.limits.message:
             raise self._too_large(execution, size)
-        execution.keep(content, body)
+        partial = c.Partial(execution.id, content, body)
+        execution.keep(partial, size)
         if execution.orphaned:
             return
         link = execution.uplink.link
-        link.put(c.Partial(execution.id, content, body), size)
+        link.put(partial, size)
         if link.outbox_bytes > self.settings.outbox:
             # Whatever credit its clients gave, the broker does not take it as fast.
             execution.uplink.choked = True
@@ -308,8 +309,7 @@ class WorkerMachine(Dialler):
             return
         self._held[uplink][command.id] = execution
         self._leases[execution.request.service].adopted(uplink)
-        for content, body in again:
-            uplink.link.put(c.Partial(command.id, content, body), len(body))
+        self._put_again(uplink, again)
         self._tell(WorkerEvent.CREDIT, execution)
         self._tell(WorkerEvent.DEADLINE, execution)
         self._share_out()
@@ -318,15 +318,18 @@ class WorkerMachine(Dialler):
         """Send an outcome to another broker; tell whether all that the caller has not got is still there."""
         if outcome.epoch == uplink.epoch:
             return False
-        again = unread(outcome.sent, outcome.first, command.received)
+        again = unread(outcome.sent, outcome.first, command)
         if again is None:
             return False
         outcome.epoch = uplink.epoch
-        for content, body in again:
-            uplink.link.put(c.Partial(command.id, content, body), len(body))
+        self._put_again(uplink, again)
         last = msgspec.structs.replace(outcome.command, id=command.id)
         uplink.link.put(last, weight(last))
         return True
+
+    def _put_again(self, uplink: Uplink, partials: list[c.Partial]) -> None:
+        for partial in partials:
+            uplink.link.put(partial, weight(partial))
 
     def _put_gone(self, uplink: Uplink, id: int) -> None:
         message = "its replies were lost with the broker"

@@ -7,11 +7,11 @@ broker may go unnoticed, those with a key for the key window.  Both tables are b
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from typing import Final, TypeAlias
 
-import attrs
+import msgspec
 
 from ..._settings import Settings
 from ..._wire import commands as c
@@ -25,9 +25,8 @@ Origin: TypeAlias = tuple[bytes, int]
 OVERHEAD: Final = 512
 
 
-@attrs.define(eq=False)
-class Outcome:
-    """How one execution ended.
+class Outcome(msgspec.Struct, gc=False):
+    """How one execution ended.  There are thousands: such a struct is made fast, and is no work for the collector.
 
     Attributes:
         command: its FINAL, ERROR, or REJECT.
@@ -41,7 +40,7 @@ class Outcome:
     payload: tuple[int, int, int] | None
     endpoint: str
     epoch: bytes
-    sent: Sequence[tuple[int, bytes]]
+    sent: deque[c.Partial] | None
     first: int
     command: c.Final | c.Error | c.Reject
     size: int
