@@ -50,7 +50,7 @@ def ask(id: int, service: str = "echo", body: bytes = b"?", **fields: Any) -> c.
 
 #: What a client, and a worker, may send to a broker.
 FROM_BOTH = {c.Batch, c.Hello, c.Goodbye, c.Heartbeat}
-FROM_CLIENT = {*FROM_BOTH, c.Request, c.Cancel, c.Credit, c.Claim}
+FROM_CLIENT = {*FROM_BOTH, c.Request, c.Cancel, c.Credit, c.Claim, c.Drained}
 FROM_WORKER = {*FROM_BOTH, c.Partial, c.Final, c.Error, c.Reject, c.Slots, c.Drain, c.Holdings}
 #: One command of each kind.
 SAMPLES: dict[type[c.Command], c.Command] = {

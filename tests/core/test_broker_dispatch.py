@@ -1010,6 +1010,32 @@ def test_every_error_of_the_broker_is_weighed() -> None:
     assert [type(command) for command in outbox(stage, "client")] == [c.Error] * 3
 
 
+def test_who_joins_with_more_time_does_not_share_the_first_ones_deadline() -> None:
+    stage = Stage()
+    worker, anna, ben = stage.worker("echo"), stage.client("anna"), stage.client("ben")
+    anna.send(ask(1, key="k", left=1.0))
+    [first] = worker.take()
+    stage.now = 0.999
+    ben.send(ask(1, key="k"))
+    worker.send(c.Error(first.id, *EXPIRED, "late"))  # it had not yet heard of Ben
+    again = worker.take()[-1]
+    assert (again.key, again.body, again.left) == ("k", b"?", None)
+    worker.send(final(again))
+    for client in (anna, ben):
+        assert [type(command) for command in client.take()] == [c.Final]
+
+
+def test_who_joins_with_more_time_does_share_what_was_replied_already() -> None:
+    stage = Stage()
+    worker, anna, ben = stage.worker("echo"), stage.client("anna"), stage.client("ben")
+    anna.send(ask(1, key="k", left=1.0))
+    [first] = worker.take()
+    worker.send(c.Partial(first.id, 0, b"some"))
+    ben.send(ask(1, key="k"))
+    worker.send(c.Error(first.id, *EXPIRED, "late"))
+    assert errors(ben) == [(1, *EXPIRED)]
+
+
 # ---- the drain
 
 
@@ -1028,6 +1054,9 @@ def test_a_draining_broker_refuses_what_is_new_and_runs_what_it_accepted() -> No
     [second] = worker.take()
     worker.send(final(second))
     assert [command.id for command in client.take()] == [1, 2]
+    # What the client sent before it heard of the drain may be on the way.
+    assert stage.broker.busy
+    client.send(c.Drained())
     assert not stage.broker.busy
     assert stage.client("late").take() == [c.Drain()]
     stage.broker.goodbye()

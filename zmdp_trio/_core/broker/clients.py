@@ -80,6 +80,7 @@ class ClientCommands(Recovery):
             self._forget_service(service)
             return
         service.counters.joined += 1
+        entry.joined = True
         self._keys.join(entry, session, request.id, deadline_of(request, now))
         self._forget_service(service)
         self._share_deadline(entry, now)
@@ -118,6 +119,9 @@ class ClientCommands(Recovery):
             # The other half is for replies.
             return self._overloaded("the broker holds as many requests as it has memory for")
         return None
+
+    def _on_drained(self, session: Session, command: c.Drained, now: float) -> None:
+        session.drained = True
 
     def _on_cancel(self, session: Session, command: c.Cancel, now: float) -> None:
         job = session.requests.get(command.id)
@@ -174,4 +178,5 @@ CLIENT_COMMANDS: Final[dict[type[c.Command], Any]] = {
     c.Credit: ClientCommands._on_credit,
     c.Heartbeat: ClientCommands._on_client_heartbeat,
     c.Claim: ClientCommands._on_claim,
+    c.Drained: ClientCommands._on_drained,
 }

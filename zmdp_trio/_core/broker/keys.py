@@ -58,6 +58,8 @@ class KeyedClient:
         self.reader: Caller | None = None
         #: When each caller's time is up, negated: the first is the latest.
         self._deadlines: Timers[Caller] = Timers()
+        #: Others than the first have come.
+        self.joined = False
         self.job: Job | None = None
         #: Of an execution that was recovered: whose request it was.
         self.origin: tuple[bytes, int] | None = None

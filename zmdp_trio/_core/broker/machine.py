@@ -143,11 +143,18 @@ class BrokerMachine(ClientCommands, WorkerCommands):
 
     @property
     def busy(self) -> bool:
-        """Some request has no outcome yet, or a reply has not left."""
+        """Some request has no outcome yet, a reply has not left, or a client has not heard of the drain."""
         return any(
-            session.requests or session.held or (session.link.opened and not session.link.flushed)
+            session.requests or session.held or (session.link.opened and not self._told(session))
             for session in self._sessions.values()
         )
+
+    def _told(self, session: Session) -> bool:
+        """Whether a peer has all that is for it, and knows of a drain: since it says so, or acknowledged all."""
+        link = session.link
+        if not self.draining or session.is_worker or session.drained:
+            return link.flushed
+        return link.flushed and not link.awaits_ack
 
     def goodbye(self) -> None:
         """Take leave of everybody: the last thing that is sent."""

@@ -34,6 +34,7 @@ class Session:
         "answers",
         "choked",
         "digest",
+        "drained",
         "draining",
         "ended",
         "handlers",
@@ -67,6 +68,8 @@ class Session:
         self.offers: dict[str, Offer] = {}
         self.heard = 0.0
         self.draining = False
+        #: A client that has heard of our DRAIN: it sends nothing any more that another broker could have.
+        self.drained = False
         self.ended = False
         #: Its last greeting went on with a session that was there.
         self.resumed = False

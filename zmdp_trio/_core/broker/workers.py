@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..._errors import Code, ProtocolError, RequestError
+from ..._errors import Code, DeadlineExceeded, ProtocolError, RequestError
 from ..._wire import commands as c
 from ..link import weight
 from .dispatcher import Dispatcher
@@ -89,6 +89,11 @@ class WorkerCommands(Dispatcher):
         if len(error.code) + len(error.reason) + len(error.message) + len(error.details) > MAX_ERROR:
             raise ProtocolError(f"request {error.id}: an error above {MAX_ERROR:,} bytes")
         counters = job.service.counters
+        if self._too_early(job, error, now):
+            offer = self._withdraw(job)
+            self._again(job, now)
+            self._feed(offer, now)
+            return
         if job.state is not JobState.RUNNING:
             counters.cancelled += 1
         else:
@@ -98,6 +103,15 @@ class WorkerCommands(Dispatcher):
                 counters.failed += 1
             self._pass_on(job, error)
         self._settle(job, JobInput.FAIL, now)
+
+    def _too_early(self, job: Job, error: c.Error, now: float) -> bool:
+        """Whether a worker gave a keyed request up before it heard that somebody with more time had joined.
+
+        Such an outcome is not remembered: who had come a moment later would have had it run anew, and so has this one.
+        """
+        if error.reason != DeadlineExceeded.reason or job.state is not JobState.RUNNING or job.request is None:
+            return False
+        return isinstance(job.client, KeyedClient) and job.client.joined and now < job.deadline
 
     def _pass_on(self, job: Job, error: c.Error) -> None:
         """Give a caller a worker's error, or a short one if too much waits for it."""

@@ -233,6 +233,7 @@ class ClientMachine(Dialler):
 
     def _on_drain(self, uplink: Uplink, command: c.Drain, now: float) -> None:
         uplink.draining = True
+        uplink.link.put(c.Drained())
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
         """A BATCH was the link's; a WELCOME came twice, as its HELLO did."""
