@@ -2,10 +2,10 @@
 
     python -m chaos.simulated [--seeds 1000] [--first 0] [--json]
 
-Each run has one to three brokers, some workers, and a client with twenty requests a second; for half a minute, messages
-are dropped, doubled, and overtaken, brokers and workers are killed and come back, and the network parts and heals.  What
-must hold is in verdict.py, and that nothing is left of any request.  A seed that is violated is printed with what was:
-`--first SEED --seeds 1` repeats it.  The exit code is 1 if there was one.
+Each run has one to three brokers, some workers, and a client with twenty requests a second; for half a minute,
+messages are dropped, doubled, and overtaken, brokers and workers are killed and come back, and the network parts and
+heals.  What must hold is in verdict.py, and that nothing is left of any request.  A seed that is violated is printed
+with what was: `--first SEED --seeds 1` repeats it.  The exit code is 1 if there was one.
 
 Before that, an hour with a broker that is killed halfway is simulated, and timed.
 """

@@ -419,7 +419,7 @@ def test_a_claim_of_a_key_waits_as_long_as_any() -> None:
 
 def test_only_claims_are_given_what_a_worker_has_and_only_of_their_own_kind() -> None:
     """A client that uses its ids again after a restart gets no reply to something else."""
-    stage, worker, client = after_restart()
+    _, worker, client = after_restart()
     client.send(ask(7, key="k"), claim(8, key="k"))
     worker.send(c.Holdings([held(7), held(8), c.Holding(digest("client"), 9, "other")]))
     client.send(claim(9))
