@@ -176,8 +176,6 @@ class Load:
                 retry=order.retry,
                 key=order.key,
                 timeout=self._timeout,
-                # Who joins an execution that is about to end by its first caller's deadline may be told of that.
-                deadline=math.inf if order.key is not None else None,
             )
         outcome.state = State.LEFT if scope.cancelled_caught else State.ANSWERED
 
