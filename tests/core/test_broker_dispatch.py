@@ -200,7 +200,7 @@ def test_slots_change_and_are_acknowledged() -> None:
     assert stage.held() == {"echo": (2, 3, 0)}
     worker.send(c.Slots("echo", 0))
     worker.send(final(requests[0]))
-    assert worker.take() == [c.Slots("echo", 0)]
+    assert worker.take() == [c.Slots("echo", 0), c.Wanted("echo", 2)]
     assert stage.held() == {"echo": (2, 2, 0)}
 
 

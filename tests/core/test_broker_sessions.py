@@ -181,6 +181,7 @@ SAMPLES: dict[type[c.Command], c.Command] = {
     c.Drain: c.Drain(),
     c.Drained: c.Drained(),
     c.Goodbye: c.Goodbye(),
+    c.Wanted: c.Wanted("echo", 1),
 }
 
 

@@ -266,7 +266,7 @@ def test_a_session_that_goes_on_keeps_its_handlers() -> None:
     stage.connect(worker)
     broker.welcome(resumed=True)
     stage.flush()
-    assert broker.take() == [c.Final(1, 0, b"meanwhile")]
+    assert broker.take() == [c.Final(1, 0, b"meanwhile"), c.Slots("echo", 4)]
     assert worker.take_events() == []
 
 

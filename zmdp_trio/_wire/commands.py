@@ -231,6 +231,14 @@ class Goodbye(Command, tag=14):
     refused: bool = False
 
 
+class Wanted(Command, tag=20):
+    """Requests wait at the broker because this worker's lease is used up; with 0, none do any more."""
+
+    service: str
+    #: How many of them this worker could run.
+    queued: Amount
+
+
 ALL: tuple[type[Command], ...] = (
     Batch,
     Hello,
@@ -247,4 +255,5 @@ ALL: tuple[type[Command], ...] = (
     Drain,
     Drained,
     Goodbye,
+    Wanted,
 )

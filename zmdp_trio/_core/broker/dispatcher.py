@@ -109,6 +109,8 @@ class Dispatcher(ABC):
             return
         service.enqueue(job, first=again)
         self._await_worker(job, now)
+        if service.demand.shared and not service.demand.waiting:
+            self._timers.set(service.demand, service.demand.queued(now))
 
     def _await_worker(self, job: Job, now: float) -> None:
         """Watch a queued job's deadline, and if no worker is there for it, the wait for one to appear."""

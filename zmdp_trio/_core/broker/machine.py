@@ -18,6 +18,7 @@ from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
 from .clients import CLIENT_COMMANDS, ClientCommands
+from .demand import Demand
 from .job import Job
 from .service import Service
 from .session import Session
@@ -97,6 +98,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
                 self._on_job_timer(key, now)
             elif isinstance(key, Session):
                 self._end_session(key, now)
+            elif isinstance(key, Demand):
+                self._timers.set(key, key.review(now))
             else:
                 self._forget_service(key)
 

@@ -150,6 +150,12 @@ class WorkerMachine(Dialler):
 
     # ---- sessions
 
+    def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
+        super().lost(uplink, reason, now=now)
+        for leases in self._leases.values():
+            leases.suspend(uplink)
+        self._share_out()
+
     def _offers(self, uplink: Uplink) -> list[c.Offer] | None:
         if self.draining:
             return []
@@ -184,8 +190,9 @@ class WorkerMachine(Dialler):
         self._orphan(uplink)
         self._share_out()
 
-    def _on_timer(self, key: Any, now: float) -> None:
-        """Set none: the handlers' deadlines are the shell's cancel scopes."""
+    def _on_timer(self, key: str, now: float) -> None:
+        """A service's slots are to be shared out anew; the handlers' deadlines are the shell's cancel scopes."""
+        self._balance(key, now)
 
     def _orphan(self, uplink: Uplink) -> None:
         """The session is over: nobody wants what its handlers have to say."""
@@ -197,9 +204,20 @@ class WorkerMachine(Dialler):
 
     def _share_out(self) -> None:
         for name, leases in self._leases.items():
-            for uplink, slots in leases.changes():
-                if uplink.up:
-                    uplink.link.put(c.Slots(name, slots))
+            self._tell_leases(name, leases)
+            if leases.contended:
+                self._timers.set(name, 0.0)  # at once: whoever frees a slot does not know the time
+
+    def _balance(self, name: str, now: float) -> None:
+        """Let a service's slots follow the demand."""
+        leases = self._leases[name]
+        self._timers.set(name, leases.balance(now))
+        self._tell_leases(name, leases)
+
+    def _tell_leases(self, name: str, leases: Leases[Uplink]) -> None:
+        for uplink, slots in leases.changes():
+            if uplink.up:
+                uplink.link.put(c.Slots(name, slots))
 
     # ---- receiving
 
@@ -217,7 +235,7 @@ class WorkerMachine(Dialler):
             uplink.link.put(c.Reject(request.id))
             return
         self.received += 1
-        lease.running += 1
+        lease.start(now)
         execution = Execution(request, uplink, now)
         self._held[uplink][request.id] = execution
         self._events.append((WorkerEvent.START, execution))
@@ -260,6 +278,12 @@ class WorkerMachine(Dialler):
             leases.acknowledged(uplink, command.slots)
             self._share_out()
 
+    def _on_wanted(self, uplink: Uplink, command: c.Wanted, now: float) -> None:
+        leases = self._leases.get(command.service)
+        if leases is not None:
+            leases.want(uplink, command.queued, now)
+            self._balance(command.service, now)
+
     def _on_drained(self, uplink: Uplink, command: c.Drained, now: float) -> None:
         self._undrained.discard(uplink)
 
@@ -274,6 +298,7 @@ class WorkerMachine(Dialler):
         c.Credit: _on_credit,
         c.Heartbeat: _on_heartbeat,
         c.Slots: _on_slots,
+        c.Wanted: _on_wanted,
         c.Drain: _ignore,
         c.Drained: _on_drained,
         c.Goodbye: Dialler._on_goodbye,
@@ -294,8 +319,8 @@ class WorkerMachine(Dialler):
         lease = leases.lease(uplink)
         lease.running -= 1
         uplink.link.put(outcome, size)
-        if lease.running >= lease.told:
-            # It ran beside a lease that had been taken back: the slot is another broker's now.
+        if lease.running >= lease.told or leases.contended:
+            # It ran beside a lease that had been taken back, or the slot is idle now while another broker wants one.
             self._share_out()
 
     def _too_large(self, execution: Execution, size: int) -> MessageTooLarge:
