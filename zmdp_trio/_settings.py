@@ -21,6 +21,11 @@ def _interval(_: Any, attribute: attrs.Attribute[float], value: float) -> None:
         raise ValueError(f"{attribute.name} must be seconds, 0.01 or more and finite, not {value!r}")
 
 
+def _pause(_: Any, attribute: attrs.Attribute[float], value: float) -> None:
+    if not (isinstance(value, int | float) and value >= 0.01):
+        raise ValueError(f"{attribute.name} must be seconds, 0.01 or more, not {value!r}")
+
+
 def _count(_: Any, attribute: attrs.Attribute[int], value: int) -> None:
     if not (isinstance(value, int) and value >= 1):
         raise ValueError(f"{attribute.name} must be a whole number, 1 or more, not {value!r}")
@@ -40,6 +45,8 @@ class Settings:
     connect: float = attrs.field(default=5.0, validator=_seconds)
     #: How long a request waits for its service to appear, before it ends as ServiceNotFound.
     appear: float = attrs.field(default=1.0, validator=_seconds)
+    #: Seconds after which the host name of a broker is looked up again.
+    resolve: float = attrs.field(default=30.0, validator=_pause)
     #: How long a lost session may take to come back with what it held.
     resume: float = attrs.field(default=10.0, validator=_seconds)
     #: Requests that a worker runs at once per service: coroutines and async generators.
@@ -95,6 +102,7 @@ class Overrides(TypedDict, total=False):
     timeout: float
     connect: float
     appear: float
+    resolve: float
     resume: float
     concurrency: int
     sync_concurrency: int

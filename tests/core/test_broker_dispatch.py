@@ -1018,7 +1018,7 @@ def test_a_draining_broker_refuses_what_is_new_and_runs_what_it_accepted() -> No
     stage.broker.drain()
     stage.broker.drain()
     client.send(ask(3))
-    assert client.take() == [c.Drain(), c.Error(3, *GONE, "the broker is draining")]
+    assert client.take() == [c.Drain(), c.Error(3, *GONE, "the broker is draining", b"\x81\xa3ran\xc2")]
     assert stage.broker.busy
     assert worker.take() == [c.Drain()]
     worker.send(final(first))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_queue_that_fills_and_empties_is_told_of_now_and_then() -> None:
     stage.advance(3 * HOLD)
     said += [command.queued for command in worker.take(c.Wanted)]
     assert said[-1] == 0
-    assert all(one != other for one, other in zip(said, said[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(said))
     assert stage.broker.timers == 0
 
 

@@ -83,6 +83,8 @@ class Uplink:
         self.unwelcome = False
         #: The broker wants no new requests.
         self.draining = False
+        #: The endpoint is no longer one of ours: no new requests, and in the end no connection.
+        self.retiring = False
         self._identity = identity
         self._settings = settings
 
@@ -93,6 +95,16 @@ class Uplink:
     def up(self) -> bool:
         """Commands put now leave at once."""
         return self.state is State.UP
+
+    @property
+    def wanted(self) -> bool:
+        """New requests may go there, as far as is known."""
+        return not (self.draining or self.retiring)
+
+    @property
+    def untried(self) -> bool:
+        """It was never connected, and nothing tells that it can't be."""
+        return not (self.up or self.reason)
 
     def _step(self, event: Input) -> None:
         try:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from ..._errors import InvalidArgument, ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..link import headers_size, request_weight, weight
-from .dispatcher import Dispatcher
+from .dispatcher import NOT_RUN, Dispatcher
 from .job import Job, deadline_of
 from .keys import Caller, KeyedClient
 from .service import Service
@@ -84,7 +84,7 @@ class ClientCommands(Dispatcher):
         if request.headers and headers_size(request.headers) > limits.max_headers:
             return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
-            return Unavailable("the broker is draining")
+            return Unavailable("the broker is draining", details=NOT_RUN)
         if len(job.owner.requests) > settings.client_requests:
             return self._too_many()
         return None

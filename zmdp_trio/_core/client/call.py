@@ -66,12 +66,14 @@ class Call:
         "enforced",
         "granted",
         "granted_messages",
+        "hasty",
         "heard",
         "id",
         "inbox",
         "low",
         "outcome",
         "partials",
+        "refused_by",
         "request",
         "retries",
         "sent_deadline",
@@ -122,6 +124,10 @@ class Call:
         self.low = 0
         #: Bytes in the inbox.
         self.unread = 0
+        #: Brokers that did not run it, and said so.
+        self.refused_by: frozenset[Uplink] = frozenset()
+        #: It has waited long enough for brokers of which nothing is known yet.
+        self.hasty = False
         #: The caller waits for it now.
         self.waited_for = False
         self.waiter: Any = None

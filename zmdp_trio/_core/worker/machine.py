@@ -48,6 +48,8 @@ class WorkerMachine(Dialler):
         self._strays: set[Execution] = set()
         self._events: list[tuple[WorkerEvent, Execution]] = []
         self._undrained: set[Uplink] = set()
+        #: Retiring uplinks that were asked for no more requests, and whether the broker has answered.
+        self._leaving: dict[Uplink, bool] = {}
         self.draining = False
         #: A WELCOME has come: the services can be called.
         self.welcomed = False
@@ -152,8 +154,31 @@ class WorkerMachine(Dialler):
 
     def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
         super().lost(uplink, reason, now=now)
+        self._leaving.pop(uplink, None)
         for leases in self._leases.values():
             leases.suspend(uplink)
+        self._share_out()
+
+    def _is_done(self, uplink: Uplink) -> bool:
+        """A broker that has work for us, a draining one for example, is served until it has none."""
+        if self._held[uplink]:
+            return False
+        if not uplink.up or self._leaving.get(uplink):
+            return True
+        if uplink not in self._leaving and not any(leases.lease(uplink).wanted for leases in self._leases.values()):
+            self._leaving[uplink] = False
+            uplink.link.put(c.Drain())
+        return False
+
+    def _parting(self, uplink: Uplink) -> bool:
+        return uplink in self._leaving
+
+    def _on_removed(self, uplink: Uplink) -> None:
+        self._leaving.pop(uplink, None)
+        self._undrained.discard(uplink)
+        del self._held[uplink]
+        for leases in self._leases.values():
+            leases.close(uplink)
         self._share_out()
 
     def _offers(self, uplink: Uplink) -> list[c.Offer] | None:
@@ -286,6 +311,8 @@ class WorkerMachine(Dialler):
 
     def _on_drained(self, uplink: Uplink, command: c.Drained, now: float) -> None:
         self._undrained.discard(uplink)
+        if uplink in self._leaving:
+            self._leaving[uplink] = True
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
         """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a DRAIN is followed by a GOODBYE."""
