@@ -479,6 +479,7 @@ def retiring() -> tuple[Stage, FakeBroker, FakeBroker, WorkerMachine]:
     """Return a worker of two brokers, the first of which it is to leave."""
     stage, first, second, worker = two_brokers(4)
     stage.connect(worker, SECOND)
+    assert first.take() == [c.Slots("echo", 2)]
     first.send(c.Slots("echo", 2))
     stage.flush()
     return stage, first, second, worker
@@ -491,13 +492,14 @@ def test_a_broker_that_retires_is_left_when_it_has_nothing_for_us() -> None:
     worker.retire(uplink)
     assert worker.take_retired() == []
     stage.flush()
-    first.take()
+    assert first.take() == [c.Slots("echo", 2)], "so that it says what waits there"
     worker.finish(execution, 0, b"")
-    first.send(c.Wanted("echo", 1))
+    assert worker.take_retired() == []
+    stage.flush()
+    assert c.Drain() not in first.take(), "it has not said anything yet"
+    first.send(c.Slots("echo", 2), c.Wanted("echo", 1))
     stage.flush()
     assert worker.take_retired() == [], "it has work"
-    stage.flush()
-    assert c.Drain() not in first.take()
     first.send(c.Wanted("echo", 0))
     stage.flush()
     assert worker.take_retired() == []

@@ -45,6 +45,8 @@ class Lease:
     target: int = 0
     #: Requests that wait at the broker because its lease is used up.
     wanted: int = 0
+    #: How often it was told, and has not answered.
+    unanswered: int = 0
     #: When it was last given something to wait for: its place among those that want more.
     asked: float = -math.inf
     #: When it last came to have a slot at all.
@@ -125,7 +127,7 @@ class Leases(Generic[B]):
         lease = self.lease(broker)
         self.stray += lease.running
         lease.slots = lease.told = lease.offered
-        lease.offered = lease.running = lease.wanted = 0
+        lease.offered = lease.running = lease.wanted = lease.unanswered = 0
         # All there is can only become less, by a SLOTS.
         lease.announced = len(self._active) == 1 or lease.told in (0, self.concurrency)
 
@@ -141,7 +143,7 @@ class Leases(Generic[B]):
             self._active.remove(broker)
             self._share_evenly()
             lease = self.lease(broker)
-            lease.slots = lease.told = lease.offered = lease.target = lease.wanted = 0
+            lease.slots = lease.told = lease.offered = lease.target = lease.wanted = lease.unanswered = 0
 
     def close(self, broker: B) -> None:
         """A session is over, and its lease with it; what runs for it keeps its slots until it ends."""
@@ -155,6 +157,16 @@ class Leases(Generic[B]):
         """A broker holds to this lease from now on: never to more than it was told."""
         lease = self.lease(broker)
         lease.slots = min(slots, max(lease.slots, lease.told))
+        lease.unanswered = max(lease.unanswered - 1, 0)
+
+    def ask(self, broker: B) -> None:
+        """Have a broker told its lease again, so that it says what waits there, though it shares us with nobody."""
+        self.lease(broker).announced = False
+
+    def has_work(self, broker: B) -> bool:
+        """Whether requests run for a broker, or wait there, or whether that is not known yet."""
+        lease = self.lease(broker)
+        return bool(lease.running or lease.wanted or lease.unanswered)
 
     def want(self, broker: B, queued: int, now: float) -> None:
         """A broker has so many requests waiting for slots, now that its lease is used up; 0 if it has none any more."""
@@ -184,8 +196,7 @@ class Leases(Generic[B]):
             lease = self.lease(broker)
             if lease.target < lease.told:
                 lease.told = lease.target
-                lease.announced = True
-                yield broker, lease.told
+                yield broker, self._telling(lease)
         for broker in self._active:
             lease = self.lease(broker)
             grown = min(lease.target, lease.committed + self._free())
@@ -194,8 +205,12 @@ class Leases(Generic[B]):
                 lease.told = lease.slots = grown
             elif lease.announced:
                 continue
-            lease.announced = True
-            yield broker, lease.told
+            yield broker, self._telling(lease)
+
+    def _telling(self, lease: Lease) -> int:
+        lease.announced = True
+        lease.unanswered += 1
+        return lease.told
 
     def _free(self) -> int:
         return self.concurrency - self.stray - sum(lease.committed for lease in self._leases.values())

@@ -159,13 +159,20 @@ class WorkerMachine(Dialler):
             leases.suspend(uplink)
         self._share_out()
 
+    def retire(self, uplink: Uplink) -> None:
+        if not uplink.retiring:
+            for leases in self._leases.values():
+                leases.ask(uplink)
+            self._share_out()
+        super().retire(uplink)
+
     def _is_done(self, uplink: Uplink) -> bool:
         """A broker that has work for us, a draining one for example, is served until it has none."""
         if self._held[uplink]:
             return False
         if not uplink.up or self._leaving.get(uplink):
             return True
-        if uplink not in self._leaving and not any(leases.lease(uplink).wanted for leases in self._leases.values()):
+        if uplink not in self._leaving and not any(leases.has_work(uplink) for leases in self._leases.values()):
             self._leaving[uplink] = False
             uplink.link.put(c.Drain())
         return False
