@@ -265,6 +265,21 @@ async def test_a_service_that_one_broker_alone_has_is_found(autojump_clock: Any)
             await client.request("nobody's")
 
 
+async def test_two_endpoints_may_lead_to_one_broker(autojump_clock: Any) -> None:
+    async with (
+        open_broker(*NAMES[:2]) as broker,
+        open_worker([echo], *NAMES[:2]) as worker,
+        open_client(*NAMES[:2]) as client,
+    ):
+        await until(lambda: is_up(client, *NAMES[:2]) and is_up(worker, *NAMES[:2]))
+        for i in range(100):
+            assert await client.request("echo", i) == i
+            await trio.sleep(0.1)
+        statistics = broker.statistics()
+        assert (statistics.clients, statistics.workers, statistics.protocol_errors) == (2, 2, 0)
+        assert statistics.services["echo"].slots == worker.settings.concurrency
+
+
 # ---- slots
 
 

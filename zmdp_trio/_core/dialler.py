@@ -42,7 +42,8 @@ class Dialler(ABC):
 
     def add(self, endpoint: str) -> Uplink:
         """Serve one more broker."""
-        uplink = self.uplinks[endpoint] = Uplink(endpoint, self.identity, self.settings, self._dirty)
+        identity = self.identity.towards(endpoint) if self.uplinks else self.identity
+        uplink = self.uplinks[endpoint] = Uplink(endpoint, identity, self.settings, self._dirty)
         return uplink
 
     def looked_up(self, name: str, reason: str | None, *, now: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 import attrs
@@ -60,9 +61,16 @@ class Greeted(enum.Enum):
 class Identity:
     """What a peer says of itself in every greeting."""
 
-    #: Random, at least 16 bytes, known to this peer and its brokers alone.
+    #: Random, at least 16 bytes, known to this peer and its broker alone.
     session: bytes
     name: str
+
+    def towards(self, endpoint: str) -> Identity:
+        """Return the identity for one of several brokers.
+
+        So none of them can pass for this peer at another, and two endpoints of one broker are two peers to it.
+        """
+        return attrs.evolve(self, session=blake2b(self.session + endpoint.encode(), digest_size=16).digest())
 
 
 class Uplink:
