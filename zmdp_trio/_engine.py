@@ -20,7 +20,7 @@ from ._core.broker import BrokerMachine
 from ._core.dialler import Dialler
 from ._core.link import Link
 from ._core.uplink import Uplink
-from ._resolve import HostName, host_name
+from ._resolve import Resolver, host_name
 from ._settings import Settings
 from ._transport import DIALLED, Connected, EndpointError, Lost, Options, PeerGone, Port, dial
 from ._wire.frames import Frames
@@ -29,8 +29,6 @@ logger = logging.getLogger("zmdp_trio.engine")
 
 #: Rounds of receiving and sending in one turn, after which other tasks get theirs.
 ROUNDS: Final = 16
-#: Seconds between look-ups of a name when brokers behind it are lost, at first; then twice as long each time.
-FIRST_LOOK: Final = 1.0
 #: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 2.0
@@ -299,7 +297,6 @@ class DialEngine(Engine):
         super().__init__(machine, act)
         self._log_level = log_level
         self._dialler = machine
-        self._settings = settings
         self._options = transport_options(settings)
         self._nursery: trio.Nursery
         self._connections: dict[str, _Connection] = {}
@@ -307,11 +304,9 @@ class DialEngine(Engine):
         self._keepers: dict[str, trio.CancelScope] = {}
         #: Uplinks that have taken their leave; they are closed when that was sent.
         self._retired: list[Uplink] = []
-        self._names = {broker: name for broker in brokers if (name := host_name(broker))}
-        self._numbers = [broker for broker in brokers if broker not in self._names]
-        #: The endpoints behind each name, as last heard, and an event for each name that may have changed.
-        self._addresses: dict[str, frozenset[str]] = {}
-        self._doubts: dict[str, trio.Event] = {}
+        names = {broker: name for broker in brokers if (name := host_name(broker))}
+        self._numbers = [broker for broker in brokers if broker not in names]
+        self._resolvers = [Resolver(*each, settings.resolve, self._note_addresses) for each in names.items()]
         #: What was last logged of each endpoint and name.
         self._logged: dict[str, str] = {}
 
@@ -321,7 +316,7 @@ class DialEngine(Engine):
         Raises:
             EndpointError: an endpoint is malformed.
         """
-        self._dialler.unresolved.update(dict.fromkeys(self._names))
+        self._dialler.unresolved.update(dict.fromkeys(resolver.broker for resolver in self._resolvers))
         try:
             for endpoint in self._numbers:
                 self._connect(self._dialler.add(endpoint))
@@ -334,50 +329,30 @@ class DialEngine(Engine):
         self._nursery = nursery
         for uplink in self._dialler.uplinks.values():
             self._keep(uplink)
-        for broker, name in self._names.items():
-            nursery.start_soon(self._keep_resolved, broker, name)
+        for resolver in self._resolvers:
+            nursery.start_soon(resolver.run)
 
     # ---- names
 
-    async def _keep_resolved(self, broker: str, name: HostName) -> None:
-        """Look a name up again and again: when its time has come, and when a broker behind it is lost."""
-        delay = patience = FIRST_DELAY
-        while True:
-            since = clock()
-            doubt = self._doubts[broker] = trio.Event()
-            try:
-                addresses = await name.look_up()
-            except OSError as error:
-                self._log_unresolved(broker, str(error))
-                self._dialler.looked_up(broker, f"can't be resolved: {error}", now=clock())
-                self.wake()
-                await trio.sleep(delay * random.uniform(0.5, 1.5))
-                delay = min(2 * delay, LAST_DELAY)
-                continue
-            delay = FIRST_DELAY
-            if self._note_addresses(broker, addresses):
-                patience = FIRST_LOOK
-            with trio.move_on_after(self._settings.resolve):
-                await doubt.wait()
-                # Whoever is lost may be dialled in vain for long: that is no reason to ask as often.
-                await trio.sleep_until(since + patience * random.uniform(0.75, 1.25))
-                patience *= 2
-
-    def _note_addresses(self, broker: str, addresses: frozenset[str]) -> bool:
-        """Take note of what stands behind a name now; return whether it has changed."""
-        changed = self._addresses.get(broker) != addresses
-        if changed:
-            self._addresses[broker] = addresses
+    def _note_addresses(self, resolver: Resolver, failure: str | None) -> None:
+        """A name was looked up: what stands behind it may have changed, or it failed."""
+        broker = resolver.broker
+        if failure is None:
             self._update_uplinks()
-        self._dialler.looked_up(broker, None, now=clock())
-        if self._logged.pop(broker, None) is not None:
-            logger.log(logging.INFO, "%s: %s is resolved", self._dialler.identity.name, broker)
+            if self._logged.pop(broker, None) is not None:
+                logger.log(logging.INFO, "%s: %s is resolved", self._dialler.identity.name, broker)
+        elif broker not in self._logged:
+            # Once, however often it is tried.
+            self._logged[broker] = failure
+            level = logging.INFO if resolver.endpoints else self._log_level
+            logger.log(level, "%s: %s can't be resolved: %s", self._dialler.identity.name, broker, failure)
+        reason = None if failure is None else f"can't be resolved: {failure}"
+        self._dialler.looked_up(broker, reason, now=clock())
         self.wake()
-        return changed
 
     def _update_uplinks(self) -> None:
         """Have an uplink for each endpoint that is ours, and for no other for long."""
-        wanted = set(self._numbers).union(*self._addresses.values())
+        wanted = set(self._numbers).union(*(resolver.endpoints for resolver in self._resolvers))
         for endpoint in sorted(wanted - self._dialler.uplinks.keys() - self._keepers.keys()):
             self._keep(self._dialler.add(endpoint))
         for uplink in self._dialler.uplinks.values():
@@ -385,13 +360,6 @@ class DialEngine(Engine):
                 self._dialler.keep(uplink)
             else:
                 self._dialler.retire(uplink)
-
-    def _log_unresolved(self, broker: str, reason: str) -> None:
-        """Log that a name can't be resolved: once, however often it is tried."""
-        if broker not in self._logged:
-            self._logged[broker] = reason
-            level = logging.INFO if broker in self._addresses else self._log_level
-            logger.log(level, "%s: %s can't be resolved: %s", self._dialler.identity.name, broker, reason)
 
     # ---- connections
 
@@ -473,9 +441,9 @@ class DialEngine(Engine):
         if self._dialler.uplinks.get(uplink.endpoint) is uplink:
             self._log_loss(uplink, reason)
             self._dialler.lost(uplink, reason, now=now)
-            for broker, addresses in self._addresses.items():
-                if uplink.endpoint in addresses:
-                    self._doubts[broker].set()
+            for resolver in self._resolvers:
+                if uplink.endpoint in resolver.endpoints:
+                    resolver.doubt()
 
     def _log_loss(self, uplink: Uplink, reason: str) -> None:
         """Log why a broker can't be had: once, however often it is dialled; loudly if it never was there."""

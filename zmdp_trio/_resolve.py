@@ -6,13 +6,21 @@ libzmq would take the first one and never look again, so names are looked up her
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import attrs
 import trio
 
-_TCP = "tcp://"
+#: Seconds before a look-up that failed is tried again, at first and at most; each is drawn from 0.5 to 1.5 times this.
+FIRST_DELAY: Final = 0.05
+LAST_DELAY: Final = 2.0
+#: Seconds from a doubt to the next look-up, at first.  Twice as long each time, until something has changed: whoever is
+#: lost may be dialled in vain for long, and that is no reason to ask as often.
+PATIENCE: Final = 0.25
+_TCP: Final = "tcp://"
 
 
 @attrs.frozen
@@ -40,6 +48,51 @@ class HostName:
             if addresses:
                 return frozenset(form.format(address, self.port) for address in addresses)
         raise OSError("it has no address")
+
+
+class Resolver:
+    """Knows what stands behind the name in one endpoint, again and again.
+
+    Attributes:
+        broker: the endpoint with the name.
+        endpoints: those by number, as far as is known.
+    """
+
+    def __init__(
+        self, broker: str, name: HostName, interval: float, note: Callable[[Resolver, str | None], None]
+    ) -> None:
+        """Make a resolver, which asks while `run` does; `note` is told of each look-up, and why it failed if it did."""
+        self.broker = broker
+        self.endpoints: frozenset[str] = frozenset()
+        self._name = name
+        self._interval = interval
+        self._note = note
+        self._doubt = trio.Event()
+
+    def doubt(self) -> None:
+        """Something behind the name is lost: look again before the time has come."""
+        self._doubt.set()
+
+    async def run(self) -> NoReturn:
+        """Look the name up until cancelled."""
+        delay, patience = FIRST_DELAY, PATIENCE
+        while True:
+            self._doubt = trio.Event()
+            try:
+                found = await self._name.look_up()
+            except OSError as error:
+                self._note(self, str(error))
+                await trio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(2 * delay, LAST_DELAY)
+                continue
+            if found != self.endpoints:
+                patience = PATIENCE
+            delay, self.endpoints = FIRST_DELAY, found
+            self._note(self, None)
+            with trio.move_on_after(self._interval):
+                await self._doubt.wait()
+                await trio.sleep(patience * random.uniform(0.5, 1.5))
+                patience *= 2
 
 
 def host_name(endpoint: str) -> HostName | None:
