@@ -31,9 +31,10 @@ broker_logger = logging.getLogger("zmdp_trio.broker")
 
 #: Rounds of receiving and sending in one turn, after which other tasks get theirs.
 ROUNDS: Final = 16
-#: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.
+#: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.  The
+#: workers of a broker that is back must be there before it gives up the wait for a service to appear, a second.
 FIRST_DELAY: Final = 0.05
-LAST_DELAY: Final = 1.0
+LAST_DELAY: Final = 0.6
 
 
 def clock() -> float:
