@@ -62,9 +62,7 @@ class Client:
         self.name = name
         self.settings = settings
         self._machine = ClientMachine(Identity(chance().randbytes(16), name), settings)
-        self._engine = DialEngine(self._machine, self._act, settings, log_level=logging.INFO)
-        for broker in brokers:
-            self._machine.add(broker)
+        self._engine = DialEngine(self._machine, self._act, settings, brokers, log_level=logging.INFO)
         self._token = trio.lowlevel.current_trio_token()
         self._abandoned: list[Call] = []
         self._closed = False
@@ -270,7 +268,8 @@ async def open_client(
     """Open a client for as long as the block runs.  It does not wait: a request waits for a connection.
 
     Args:
-        brokers: endpoints of one broker or more; each may be away, and come back.
+        brokers: endpoints of one broker or more; each may be away, and come back.  A host name stands for all of its
+            addresses, and is looked up again as they change.
         name: what handlers see as `request.peer`; by default random.
         settings: limits and intervals; `overrides` replaces some, such as `timeout=5`.
 

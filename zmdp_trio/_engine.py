@@ -21,6 +21,7 @@ from ._core.dialler import Dialler
 from ._core.link import Link
 from ._core.uplink import Uplink
 from ._log import LimitedLog, plain
+from ._resolve import Resolver, host_name
 from ._settings import Settings
 from ._transport import DIALLED, Connected, EndpointError, Lost, Options, PeerGone, Port, dial
 from ._wire.frames import Frames
@@ -30,9 +31,10 @@ broker_logger = logging.getLogger("zmdp_trio.broker")
 
 #: Rounds of receiving and sending in one turn, after which other tasks get theirs.
 ROUNDS: Final = 16
-#: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.
+#: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.  The
+#: workers of a broker that is back must be there before it gives up the wait for a service to appear, a second.
 FIRST_DELAY: Final = 0.05
-LAST_DELAY: Final = 1.0
+LAST_DELAY: Final = 0.6
 
 
 def clock() -> float:
@@ -283,16 +285,40 @@ class _Connection:
 
 
 class DialEngine(Engine):
-    """One dialled port per broker, dialled again when it is lost."""
+    """One dialled port per broker, dialled again when it is lost; a host name stands for all its addresses."""
 
-    def __init__(self, machine: Dialler, act: Callable[[], None], settings: Settings, *, log_level: int) -> None:
-        """Make an engine; `log_level` is for the news that a broker can't be had that never was there."""
+    def __init__(
+        self,
+        machine: Dialler,
+        act: Callable[[], None],
+        settings: Settings,
+        brokers: tuple[str, ...],
+        *,
+        log_level: int,
+    ) -> None:
+        """Make an engine.
+
+        Args:
+            machine: what is driven; it gets an uplink per address.
+            act: the shell's part of a turn.
+            settings: intervals and limits.
+            brokers: endpoints.
+            log_level: for the news that a broker can't be had that never was there.
+        """
         super().__init__(machine, act)
         self._log_level = log_level
         self._dialler = machine
         self._options = transport_options(settings)
+        self._nursery: trio.Nursery
         self._connections: dict[str, _Connection] = {}
-        #: What was last logged of each endpoint.
+        #: The scopes of the tasks that keep uplinks connected.
+        self._keepers: dict[str, trio.CancelScope] = {}
+        #: Uplinks that have taken their leave; they are closed when that was sent.
+        self._retired: list[Uplink] = []
+        names = {broker: name for broker in brokers if (name := host_name(broker))}
+        self._numbers = [broker for broker in brokers if broker not in names]
+        self._resolvers = [Resolver(*each, settings.resolve, self._note_addresses) for each in names.items()]
+        #: What was last logged of each endpoint and name.
         self._logged: dict[str, str] = {}
 
     def open(self) -> None:
@@ -301,51 +327,101 @@ class DialEngine(Engine):
         Raises:
             EndpointError: an endpoint is malformed.
         """
+        self._dialler.unresolved.update(dict.fromkeys(resolver.broker for resolver in self._resolvers))
         try:
-            for uplink in self._dialler.uplinks.values():
-                self._connect(uplink)
+            for endpoint in self._numbers:
+                self._connect(self._dialler.add(endpoint))
         except EndpointError:
             for connection in self._connections.values():
                 connection.port.close()
             raise
 
     def _run_ports(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
         for uplink in self._dialler.uplinks.values():
-            nursery.start_soon(self._keep_connected, uplink)
+            self._keep(uplink)
+        for resolver in self._resolvers:
+            nursery.start_soon(resolver.run)
+
+    # ---- names
+
+    def _note_addresses(self, resolver: Resolver, failure: str | None) -> None:
+        """A name was looked up: what stands behind it may have changed, or it failed."""
+        broker = resolver.broker
+        if failure is None:
+            self._update_uplinks()
+            if self._logged.pop(broker, None) is not None:
+                logger.log(logging.INFO, "%s: %s is resolved", self._dialler.identity.name, broker)
+        elif broker not in self._logged:
+            # Once, however often it is tried.
+            self._logged[broker] = failure
+            level = logging.INFO if resolver.endpoints else self._log_level
+            logger.log(level, "%s: %s can't be resolved: %s", self._dialler.identity.name, broker, failure)
+        reason = None if failure is None else f"can't be resolved: {failure}"
+        self._dialler.looked_up(broker, reason, now=clock())
+        self.wake()
+
+    def _update_uplinks(self) -> None:
+        """Have an uplink for each endpoint that is ours, and for no other for long."""
+        wanted = set(self._numbers).union(*(resolver.endpoints for resolver in self._resolvers))
+        for endpoint in sorted(wanted - self._dialler.uplinks.keys() - self._keepers.keys()):
+            self._keep(self._dialler.add(endpoint))
+        for uplink in self._dialler.uplinks.values():
+            if uplink.endpoint in wanted:
+                self._dialler.keep(uplink)
+            else:
+                self._dialler.retire(uplink)
+
+    # ---- connections
 
     def _connect(self, uplink: Uplink) -> None:
         self._connections[uplink.endpoint] = _Connection(uplink, dial(uplink.endpoint, self._options))
 
-    async def _keep_connected(self, uplink: Uplink) -> None:
+    def _keep(self, uplink: Uplink) -> None:
+        self._keepers[uplink.endpoint] = trio.CancelScope()
+        self._nursery.start_soon(self._keep_connected, uplink, self._keepers[uplink.endpoint])
+
+    async def _keep_connected(self, uplink: Uplink, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._dial_again_and_again(uplink)
+        del self._keepers[uplink.endpoint]
+        # It may have been added again while it was closed.
+        self._update_uplinks()
+
+    async def _dial_again_and_again(self, uplink: Uplink) -> None:
         delay = FIRST_DELAY
         while True:
-            connection = self._connections.get(uplink.endpoint)
-            if connection is not None:
+            try:
+                if uplink.endpoint not in self._connections:
+                    self._connect(uplink)
+            except EndpointError as error:
+                uplink.reason = str(error)
+            else:
                 since = clock()
-                await self._serve_connection(connection)
+                await self._serve_connection(self._connections[uplink.endpoint])
                 if clock() - since > LAST_DELAY:
                     delay = FIRST_DELAY
             # Jitter, so that the peers of a restarted broker don't all come at once.
             await trio.sleep(delay * chance().uniform(0.5, 1.5))
             delay = min(2 * delay, LAST_DELAY)
-            try:
-                self._connect(uplink)
-            except EndpointError as error:
-                uplink.reason = str(error)
 
     def _ports(self) -> list[Port]:
         return [connection.port for connection in self._connections.values()]
 
     async def _serve_connection(self, connection: _Connection) -> None:
         """Take turns at the news of one connection until it is lost."""
-        with connection.scope:
-            await self._serve(connection.port)
-        del self._connections[connection.uplink.endpoint]
-        connection.port.close()
+        try:
+            with connection.scope:
+                await self._serve(connection.port)
+        finally:
+            del self._connections[connection.uplink.endpoint]
+            connection.port.close()
 
     def _receive(self, now: float) -> bool:
-        anything = False
+        anything = self._retire()
         for connection in list(self._connections.values()):
+            if connection.uplink in self._retired:
+                continue
             for _, what in connection.port.receive():
                 anything = True
                 if type(what) is list:
@@ -361,11 +437,24 @@ class DialEngine(Engine):
                 self._drop(self._connections[uplink.endpoint], uplink.reason, now)
         return anything
 
+    def _retire(self) -> bool:
+        """Close the uplinks that are no longer ours and have nothing left to do; tell whether there were any."""
+        for uplink in self._retired:
+            self._keepers[uplink.endpoint].cancel()
+        self._retired = self._dialler.take_retired() if self._dialler.retiring else []
+        return bool(self._retired)
+
     def _drop(self, connection: _Connection, reason: str, now: float) -> None:
-        if not connection.scope.cancel_called:
-            connection.scope.cancel()
-            self._log_loss(connection.uplink, reason)
-            self._dialler.lost(connection.uplink, reason, now=now)
+        uplink = connection.uplink
+        if connection.scope.cancel_called:
+            return
+        connection.scope.cancel()
+        if self._dialler.uplinks.get(uplink.endpoint) is uplink:
+            self._log_loss(uplink, reason)
+            self._dialler.lost(uplink, reason, now=now)
+            for resolver in self._resolvers:
+                if uplink.endpoint in resolver.endpoints:
+                    resolver.doubt()
 
     def _log_loss(self, uplink: Uplink, reason: str) -> None:
         """Log why a broker can't be had: once, however often it is dialled; loudly if it never was there."""

@@ -45,6 +45,8 @@ class Settings:
     connect: float = attrs.field(default=5.0, validator=_seconds)
     #: How long a request waits for its service to appear, before it ends as ServiceNotFound.
     appear: float = attrs.field(default=1.0, validator=_seconds)
+    #: Seconds after which the host name of a broker is looked up again.
+    resolve: float = attrs.field(default=30.0, validator=_span)
     #: How long a lost session may take to come back with what it held.
     resume: float = attrs.field(default=10.0, validator=_seconds)
     #: Requests that a worker runs at once per service: coroutines and async generators.
@@ -114,6 +116,7 @@ class Overrides(TypedDict, total=False):
     timeout: float
     connect: float
     appear: float
+    resolve: float
     resume: float
     concurrency: int
     sync_concurrency: int

@@ -78,9 +78,7 @@ class Worker:
             for service in self.services.values()
             if service.shape.sync
         }
-        self._engine = DialEngine(self._machine, self._act, settings, log_level=logging.WARNING)
-        for broker in self._brokers:
-            self._machine.add(broker)
+        self._engine = DialEngine(self._machine, self._act, settings, self._brokers, log_level=logging.WARNING)
         self._welcomed = trio.Event()
         self._drained = trio.Event()
         #: Its handlers were cut off: what they say from now on is no reply.
@@ -296,7 +294,8 @@ async def open_worker(
 
     Args:
         services: what `@service` made of functions.
-        brokers: endpoints of one broker or more; each may be away, and come back.
+        brokers: endpoints of one broker or more; each may be away, and come back.  A host name stands for all of its
+            addresses, and is looked up again as they change.
         name: whom callers may ask for with `worker=`; by default random.
         settings: limits and intervals; `overrides` replaces some, such as `concurrency=4`.
 

@@ -144,6 +144,7 @@ def canonical() -> list[tuple[str, str, list[bytes]]]:
         ("drained", "there will be none", message(ONE, [13])),
         ("goodbye", "a plain leave", message(ONE, [14, "", False])),
         ("goodbye-refused", "a peer is cut off", message([0, 0, 0, False], [14, "greet first", True])),
+        ("wanted", "three requests wait for more slots than this worker leases", message(ONE, [18, "echo", 3])),
         (
             "claim",
             "a client claims a request of which it has three partial replies",
@@ -518,6 +519,14 @@ def conversations() -> list[dict[str, Any]]:
     del r.document["machines"]["client"]
     r.connect(0.0, "worker")
     r.connect(1.0, "worker", "broker2")
+    done.append(r.document)
+
+    r = start("demand", "a broker without a slot asks for one, and gets the other's, which is idle", {"echo": 1})
+    r.machine("broker2", role="broker", epoch="fedcba9876543210")
+    r.connect(0.0, "worker")
+    second, client = r.connect(0.1, "worker", "broker2"), r.connect(0.2, "client", "broker2")
+    r.say(1.0, client, request(1))
+    r.say(1.1, second, c.Final(1, 0, b"done"))
     done.append(r.document)
 
     r = start("drain", "a worker leaves in order: what was on the way is run")

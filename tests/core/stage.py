@@ -72,6 +72,7 @@ SAMPLES: dict[type[c.Command], c.Command] = {
     c.Claim: c.Claim(1, "echo", 0, 1, 1),
     c.Holdings: c.Holdings([c.Holding(b"caller", 1, "echo")]),
     c.Resume: c.Resume(1, b"caller", 1, 0, 1, 1),
+    c.Wanted: c.Wanted("echo", 1),
 }
 
 

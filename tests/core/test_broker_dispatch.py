@@ -203,7 +203,7 @@ def test_slots_change_and_are_acknowledged() -> None:
     assert stage.held() == {"echo": (2, 3, 0)}
     worker.send(c.Slots("echo", 0))
     worker.send(final(requests[0]))
-    assert worker.take() == [c.Slots("echo", 0)]
+    assert worker.take() == [c.Slots("echo", 0), c.Wanted("echo", 2)]
     assert stage.held() == {"echo": (2, 2, 0)}
 
 
@@ -1047,7 +1047,7 @@ def test_a_draining_broker_refuses_what_is_new_and_runs_what_it_accepted() -> No
     stage.broker.drain()
     stage.broker.drain()
     client.send(ask(3))
-    assert client.take() == [c.Drain(), c.Error(3, *GONE, "the broker is draining")]
+    assert client.take() == [c.Drain(), c.Error(3, *GONE, "the broker is draining", b"\x81\xa3ran\xc2")]
     assert stage.broker.busy
     assert worker.take() == [c.Drain()]
     worker.send(final(first))

@@ -392,9 +392,9 @@ def test_times_that_are_absurd_do_no_harm(left: float) -> None:
 
 def test_deadlines_that_are_moved_without_end_are_one_timer_each() -> None:
     stage = Stage()
-    stage.worker("echo", slots=0)
+    stage.worker("echo")
     client = stage.client()
-    client.send(*(ask(n, left=10.0) for n in range(10)))
+    client.send(*(ask(n, left=10.0) for n in range(11)))
     for n in range(20):
         held = [c.Held(n % 10, 10.0 + k / 7) for k in range(10_000)]
         client.shout(c.Heartbeat(held))

@@ -266,7 +266,7 @@ def test_a_session_that_goes_on_keeps_its_handlers() -> None:
     stage.connect(worker)
     broker.welcome(resumed=True)
     stage.flush()
-    assert broker.take() == [c.Final(1, 0, b"meanwhile")]
+    assert broker.take() == [c.Final(1, 0, b"meanwhile"), c.Slots("echo", 4)]
     assert worker.take_events() == []
 
 
@@ -470,3 +470,78 @@ def test_what_an_error_counts_as(code: Code, counter: str) -> None:
     [execution] = run(stage, broker, worker, ask(5))
     worker.fail(execution, code, "why")
     assert check_counters(worker)[counter] == 1
+
+
+# ---- brokers that are no longer ours
+
+
+def retiring() -> tuple[Stage, FakeBroker, FakeBroker, WorkerMachine]:
+    """Return a worker of two brokers, the first of which it is to leave."""
+    stage, first, second, worker = two_brokers(4)
+    stage.connect(worker, SECOND)
+    assert first.take() == [c.Slots("echo", 2)]
+    first.send(c.Slots("echo", 2))
+    stage.flush()
+    return stage, first, second, worker
+
+
+def test_a_broker_that_retires_is_left_when_it_has_nothing_for_us() -> None:
+    stage, first, second, worker = retiring()
+    [execution] = run(stage, first, worker, ask(1))
+    uplink = worker.uplinks[BROKER]
+    worker.retire(uplink)
+    assert worker.take_retired() == []
+    stage.flush()
+    assert first.take() == [c.Slots("echo", 2)], "so that it says what waits there"
+    worker.finish(execution, 0, b"")
+    assert worker.take_retired() == []
+    stage.flush()
+    assert c.Drain() not in first.take(), "it has not said anything yet"
+    first.send(c.Slots("echo", 2), c.Wanted("echo", 1))
+    stage.flush()
+    assert worker.take_retired() == [], "it has work"
+    first.send(c.Wanted("echo", 0))
+    stage.flush()
+    assert worker.take_retired() == []
+    worker.keep(uplink)
+    assert uplink.retiring, "it was told that we go"
+    first.send(ask(2))  # on its way
+    stage.flush()
+    assert first.take() == [c.Drain()]
+    [execution] = started(worker)
+    first.send(c.Drained())
+    stage.flush()
+    assert worker.take_retired() == []
+    worker.finish(execution, 0, b"")
+    assert worker.take_retired() == [uplink]
+    stage.flush()
+    assert first.take() == [c.Final(2, 0, b""), c.Goodbye()]
+    assert second.take(c.Slots)[-1] == c.Slots("echo", 1), "what the first one wanted"
+    second.send(c.Slots("echo", 1))
+    stage.flush()
+    assert second.take(c.Slots) == [c.Slots("echo", 4)]
+    assert list(worker.uplinks) == [SECOND]
+
+
+def test_a_broker_that_retires_and_is_lost_is_left_at_once_unless_something_runs() -> None:
+    stage, first, _, worker = retiring()
+    [execution] = run(stage, first, worker, ask(1))
+    uplink = worker.uplinks[BROKER]
+    worker.retire(uplink)
+    stage.disconnect(worker)
+    assert worker.take_retired() == []
+    stage.advance(10.0)
+    assert worker.take_retired() == [uplink]
+    assert worker.running == 1
+    worker.fail(execution, Code.CANCELLED, "")
+    assert worker.running == 0
+
+
+def test_a_broker_that_is_wanted_again_in_time_is_kept() -> None:
+    stage, first, _, worker = retiring()
+    uplink = worker.uplinks[BROKER]
+    worker.retire(uplink)
+    worker.keep(uplink)
+    assert worker.take_retired() == []
+    stage.flush()
+    assert c.Drain() not in first.take()

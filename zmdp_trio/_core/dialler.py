@@ -27,6 +27,10 @@ class Dialler(ABC):
         self.identity = identity
         self.settings = settings
         self.uplinks: dict[str, Uplink] = {}
+        #: Names of brokers whose addresses are not known, and why; None while the first look-up is under way.
+        self.unresolved: dict[str, str | None] = {}
+        #: Uplinks that are to be closed when they have nothing left to do.
+        self.retiring: dict[Uplink, None] = {}
         #: Messages and commands that were not to be expected; for statistics.
         self.protocol_errors = 0
         self._dirty: list[Link] = []
@@ -40,8 +44,36 @@ class Dialler(ABC):
 
     def add(self, endpoint: str) -> Uplink:
         """Serve one more broker."""
-        uplink = self.uplinks[endpoint] = Uplink(endpoint, self.identity, self.settings, self._dirty)
+        identity = self.identity.towards(endpoint) if self.uplinks else self.identity
+        uplink = self.uplinks[endpoint] = Uplink(endpoint, identity, self.settings, self._dirty)
         return uplink
+
+    def looked_up(self, name: str, reason: str | None, *, now: float) -> None:
+        """The addresses of a name are added by now, or `reason` tells why there are none."""
+        self.unresolved.pop(name, None)
+        if reason is not None:
+            self.unresolved[name] = reason
+
+    def retire(self, uplink: Uplink) -> None:
+        """A broker's address is gone: send no new requests there."""
+        uplink.retiring = True
+        self.retiring[uplink] = None
+
+    def keep(self, uplink: Uplink) -> None:
+        """A broker's address is there again, or still."""
+        if uplink.retiring and not self._parting(uplink):
+            uplink.retiring = False
+            del self.retiring[uplink]
+
+    def take_retired(self) -> list[Uplink]:
+        """Take leave of the retiring uplinks that have nothing left to do, and forget them; return them."""
+        retired = [uplink for uplink in self.retiring if self._is_done(uplink)]
+        for uplink in retired:
+            uplink.goodbye()
+            self._timers.cancel(uplink)
+            del self.retiring[uplink], self.uplinks[uplink.endpoint]
+            self._on_removed(uplink)
+        return retired
 
     def connected(self, uplink: Uplink, *, now: float) -> None:
         """A connection stands: greet."""
@@ -114,6 +146,18 @@ class Dialler(ABC):
     @abstractmethod
     def _holds(self, uplink: Uplink) -> bool:
         """Whether the session has requests; a broker keeps one that beats for longer when its connection is lost."""
+
+    def _is_done(self, uplink: Uplink) -> bool:
+        """Whether a retiring uplink has nothing left to do."""
+        return not self._holds(uplink)
+
+    def _parting(self, uplink: Uplink) -> bool:
+        """Whether it is too late to keep a retiring uplink."""
+        return False
+
+    @abstractmethod
+    def _on_removed(self, uplink: Uplink) -> None:
+        """The uplink is gone for good."""
 
     @abstractmethod
     def _on_up(self, uplink: Uplink, greeted: Greeted, now: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 import attrs
@@ -62,9 +63,16 @@ class Greeted(enum.Enum):
 class Identity:
     """What a peer says of itself in every greeting."""
 
-    #: Random, at least 16 bytes, known to this peer and its brokers alone.
+    #: Random, at least 16 bytes, known to this peer and its broker alone.
     session: bytes
     name: str
+
+    def towards(self, endpoint: str) -> Identity:
+        """Return the identity for one of several brokers.
+
+        So none of them can pass for this peer at another, and two endpoints of one broker are two peers to it.
+        """
+        return attrs.evolve(self, session=blake2b(self.session + endpoint.encode(), digest_size=16).digest())
 
 
 class Uplink:
@@ -91,6 +99,8 @@ class Uplink:
         self.choked = False
         #: Commands of the broker that nothing was made of, since nothing waited for it.
         self.answers = 0
+        #: The endpoint is no longer one of ours: no new requests, and in the end no connection.
+        self.retiring = False
         self._identity = identity
         self._settings = settings
 
@@ -101,6 +111,16 @@ class Uplink:
     def up(self) -> bool:
         """Commands put now leave at once."""
         return self.state is State.UP
+
+    @property
+    def wanted(self) -> bool:
+        """New requests may go there, as far as is known."""
+        return not (self.draining or self.retiring)
+
+    @property
+    def untried(self) -> bool:
+        """It was never connected, and nothing tells that it can't be."""
+        return not (self.up or self.reason)
 
     def _step(self, event: Input) -> None:
         try:

@@ -285,6 +285,14 @@ class Resume(Command, tag=17):
     left: Seconds | None = None
 
 
+class Wanted(Command, tag=18):
+    """Requests wait at the broker because this worker's lease is used up; with 0, none do any more."""
+
+    service: str
+    #: How many of them this worker could run.
+    queued: Amount
+
+
 ALL: tuple[type[Command], ...] = (
     Batch,
     Hello,
@@ -304,4 +312,5 @@ ALL: tuple[type[Command], ...] = (
     Claim,
     Holdings,
     Resume,
+    Wanted,
 )

@@ -7,6 +7,7 @@ from typing import Any, Final
 from ..._errors import ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..link import headers_size, request_weight, weight
+from .dispatcher import NOT_RUN
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
 from .recovery import Claim, Recovery
@@ -108,7 +109,7 @@ class ClientCommands(Recovery):
         if request.headers and headers_size(request.headers) > limits.max_headers:
             return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
-            return Unavailable("the broker is draining")
+            return Unavailable("the broker is draining", details=NOT_RUN)
         return self._too_many(job.owner, len(job.owner.requests))
 
     def _too_many(self, session: Session, requests: int) -> RequestError | None:

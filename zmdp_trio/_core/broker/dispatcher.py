@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -28,6 +28,9 @@ from .job import JOB_BYTES, Job, JobInput, JobState
 from .keys import Caller, KeyedClient, KeyTable
 from .service import Counters, Offer, Service
 from .session import Session
+
+#: Details of an error that tell a client that no worker has seen its request, so that another broker may have it.
+NOT_RUN: Final = {"ran": False}
 
 
 class Dispatcher(ABC):
@@ -89,6 +92,7 @@ class Dispatcher(ABC):
             return
         job.step(JobInput.DISPATCH)
         job.offer = offer
+        job.given = True
         service, worker = job.service, offer.session
         service.take_slot(offer)
         service.running += 1
@@ -116,6 +120,8 @@ class Dispatcher(ABC):
             return
         service.enqueue(job, first=again)
         self._await_worker(job, now)
+        if service.demand.shared and not service.demand.waiting:
+            self._timers.set(service.demand, service.demand.queued(now))
 
     def _await_worker(self, job: Job, now: float) -> None:
         """Watch a queued job's deadline, and if no worker is there for it, the wait for one to appear."""
@@ -265,11 +271,12 @@ class Dispatcher(ABC):
         name = job.service.name
         if job.rejected_by is not None:
             return RequestRejected("every worker rejected it")
+        details = None if job.given else NOT_RUN
         if job.wanted is not None:
-            return ServiceNotFound(f"no worker {job.wanted!r} offers {name!r}")
+            return ServiceNotFound(f"no worker {job.wanted!r} offers {name!r}", details=details)
         if job.service.lost_at is not None:
-            return Unavailable(f"the last worker that offered {name!r} was lost")
-        return ServiceNotFound(f"no worker offers {name!r}")
+            return Unavailable(f"the last worker that offered {name!r} was lost", details=details)
+        return ServiceNotFound(f"no worker offers {name!r}", details=details)
 
     # ---- workers that leave
 

@@ -88,6 +88,7 @@ class Job:
         "client",
         "client_id",
         "deadline",
+        "given",
         "id",
         "messages",
         "offer",
@@ -126,6 +127,8 @@ class Job:
         #: Only the worker of this name may have it.
         self.wanted = request.worker
         self.offer: Offer | None = None
+        #: Some worker has seen it.
+        self.given = False
         #: Credit that the worker has left.
         self.messages = request.messages
         self.bytes = request.bytes

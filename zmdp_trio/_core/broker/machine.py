@@ -18,6 +18,7 @@ from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
 from .clients import CLIENT_COMMANDS, ClientCommands
+from .demand import Demand
 from .job import Job
 from .recovery import AwaitedKey, Claim, Holding, Recovery
 from .service import Service
@@ -116,6 +117,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
                 self._forget_holding(key)
             elif isinstance(key, AwaitedKey):
                 self._ripen(key, now)
+            elif isinstance(key, Demand):
+                self._timers.set(key, key.review(now))
             else:
                 self._forget_service(key)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from .demand import Demand
+
 if TYPE_CHECKING:
     from .job import Job
     from .session import Session
@@ -77,6 +79,7 @@ class Service:
         "_queues",
         "cancelling",
         "counters",
+        "demand",
         "lost_at",
         "name",
         "offers",
@@ -96,6 +99,7 @@ class Service:
         #: How many of them each client has.
         self._choosy_of: Counter[Session] = Counter()
         self.counters = Counters()
+        self.demand = Demand(self)
         self.queued = self.queued_bytes = 0
         self.running = self.cancelling = 0
         #: When its last worker was lost without a word; None if that did not happen.
@@ -121,6 +125,7 @@ class Service:
         """A worker serves no more; what it runs is not affected."""
         self._leave(offer)
         del self.offers[offer.session]
+        self.demand.forget(offer)
         offer.slots = 0
 
     def set_slots(self, offer: Offer, slots: int) -> None:

@@ -143,6 +143,8 @@ class WorkerCommands(Dispatcher):
         if session.draining:
             return
         offer = session.offers.get(command.service)
+        # A worker that leases nothing yet, or changes a lease, has other brokers too.
+        shared = offer is not None or not command.slots
         if offer is None:
             if not 0 < len(command.service.encode()) <= self.settings.max_service_name:
                 raise ProtocolError("an offer of a service whose name is empty or too long")
@@ -160,6 +162,9 @@ class WorkerCommands(Dispatcher):
         if not session.choked:
             offer.service.set_slots(offer, command.slots)
         self._feed(offer, now)
+        if shared:
+            demand = offer.service.demand
+            self._timers.set(demand, demand.leased(offer, now))
 
     def _on_drain(self, session: Session, command: c.Drain, now: float) -> None:
         session.draining = True

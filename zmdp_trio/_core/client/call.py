@@ -68,12 +68,14 @@ class Call:
         "enforced",
         "granted",
         "granted_messages",
+        "hasty",
         "heard",
         "id",
         "inbox",
         "low",
         "outcome",
         "partials",
+        "refused_by",
         "request",
         "retries",
         "sent_deadline",
@@ -125,6 +127,10 @@ class Call:
         #: Bytes in the inbox.
         self.unread = 0
         self.claimed = False
+        #: Brokers that did not run it, and said so.
+        self.refused_by: frozenset[Uplink] = frozenset()
+        #: It has waited long enough for brokers of which nothing is known yet.
+        self.hasty = False
         #: The caller waits for it now.
         self.waited_for = False
         self.waiter: Any = None

@@ -14,6 +14,8 @@ from ..._errors import (
     MessageTooLarge,
     RequestCancelled,
     RequestError,
+    ServiceNotFound,
+    Unavailable,
     WorkerLost,
     error_from_wire,
 )
@@ -25,11 +27,22 @@ from ..link import headers_size, request_weight, weight
 from ..uplink import Greeted, Identity, Uplink
 from .call import Call, CallInput, CallState
 from .credit import CreditBudget
+from .ranking import ranked
 
 #: Waits shorter than this are not split to look at the caller's deadline again.
 RESAMPLE_MIN = 0.02
 #: Reasons for which a request may run again that allows it.
 LOST = frozenset((WorkerLost.reason, BrokerLost.reason))
+#: Seconds that a keyed call waits for its broker to be found, at the start of a client.
+PATIENCE = 1.0
+#: Seconds for which a broker that did not know a service is asked for it last, and how many such cases are remembered.
+ABSENCE = 10.0
+MAX_ABSENT = 10_000
+#: Seconds for which a broker that has come back is asked last: its workers may take as long to find it.
+RETURN = 3.0
+#: Details of a broker's error that tell that no worker has seen the request, and the reasons that it may have.
+NOT_RUN = {"ran": False}
+BROKERS_OWN = (Unavailable.reason, ServiceNotFound.reason)
 
 
 class ClientMachine(Dialler):
@@ -47,6 +60,10 @@ class ClientMachine(Dialler):
         self._next_id = 0
         self.credit = CreditBudget(settings)
         self._turn = 0
+        #: Brokers that were away, and until when they are asked last.
+        self._returning: dict[Uplink, float] = {}
+        #: Services that brokers did not know, and until when that is remembered.
+        self._absent: dict[tuple[Uplink, str], float] = {}
         #: Replies to requests that had ended already.
         self.late_replies = 0
         self.started = 0
@@ -64,7 +81,7 @@ class ClientMachine(Dialler):
         Raises:
             InvalidArgument: a broker would not take it; nothing was sent.
         """
-        uplink = self._choose(call)
+        uplink = self._choose(call, now)
         self._check(call.request, uplink)
         self.started += 1
         call.heard = now
@@ -138,12 +155,36 @@ class ClientMachine(Dialler):
 
     # ---- sending
 
-    def _choose(self, call: Call) -> Uplink | None:
+    def _choose(self, call: Call, now: float, avoid: Uplink | None = None) -> Uplink | None:
+        """Return the broker to send a call to: of those that live, the one that has the fewest of our calls."""
+        if call.request.key is not None:
+            return self._choose_by_key(call, call.request.key)
         up = [uplink for uplink in self.uplinks.values() if uplink.up]
-        if len(up) > 1:
-            up = [uplink for uplink in up if not uplink.draining] or up
-            self._turn += 1
-            return up[self._turn % len(up)]
+        if len(up) < 2:
+            return up[0] if up else None
+        up = [uplink for uplink in up if uplink.wanted] or up
+        up = [uplink for uplink in up if uplink is not avoid and uplink not in call.refused_by] or up
+        if self._returning:
+            up = [uplink for uplink in up if self._returning.get(uplink, now) <= now] or up
+        if self._absent:
+            service = call.request.service
+            up = [uplink for uplink in up if self._absent.get((uplink, service), now) <= now] or up
+        self._turn += 1
+        first = self._turn % len(up)
+        return min(up[first:] + up[:first], key=lambda uplink: len(self._calls[uplink]))
+
+    def _choose_by_key(self, call: Call, key: str) -> Uplink | None:
+        """Return the first in the key's ranking that is there; None while that is not known."""
+        if not call.hasty and any(reason is None for reason in self.unresolved.values()):
+            return None
+        up = []
+        for uplink in ranked(self.uplinks.values(), call.request.service, key):
+            if uplink.up:
+                up.append(uplink)
+                if uplink.wanted and uplink not in call.refused_by:
+                    return uplink
+            elif uplink.untried and not call.hasty:
+                return None
         return up[0] if up else None
 
     def _check(self, request: c.Request, uplink: Uplink | None) -> None:
@@ -167,7 +208,19 @@ class ClientMachine(Dialler):
     def _wait(self, call: Call, now: float) -> None:
         call.step(CallInput.WAIT)
         self._waiting[call] = None
-        self._timers.set(call, min(now + self.settings.connect, call.enforced))
+        connect = self.settings.connect
+        if call.request.key is not None and not call.hasty:
+            connect = min(PATIENCE, connect)
+        self._timers.set(call, min(now + connect, call.enforced))
+
+    def _send_waiting(self, now: float) -> None:
+        """Send what waits for a broker, and may have one now."""
+        for call in list(self._waiting):
+            uplink = self._choose(call, now)
+            if uplink is not None:
+                del self._waiting[call]
+                self._timers.cancel(call)
+                self._send_again(call, uplink, now)
 
     def _send(self, call: Call, uplink: Uplink, now: float) -> None:
         call.step(CallInput.SEND)
@@ -223,7 +276,36 @@ class ClientMachine(Dialler):
             # The restarted broker has no payload to run it again with.
             self._again(call, now)
             return
-        self._end(call, error_from_wire(error.code, error.reason, error.message, details, call.request.service))
+        # With any other reason they are a handler's own details.
+        not_run = error.reason in BROKERS_OWN and details == NOT_RUN
+        if not_run:
+            details = None
+        failure = error_from_wire(error.code, error.reason, error.message, details, call.request.service)
+        if not_run and isinstance(failure, ServiceNotFound):
+            self._note_absence(uplink, call.request, now)
+        # A broker that lost its last worker has waited for another one with a retry in hand: there is one run left.
+        once_more = type(failure) is Unavailable and self._may_run_again(call)
+        other = self._other_for(call, uplink, now) if not_run or once_more else None
+        if other is None:
+            self._end(call, failure)
+            return
+        if not not_run:
+            call.retries = call.request.retry = 0
+        self._take_back(call)
+        self._timers.cancel(call)
+        self._send_again(call, other, now)
+
+    def _note_absence(self, uplink: Uplink, request: c.Request, now: float) -> None:
+        if request.worker is None and len(self.uplinks) > 1:
+            if len(self._absent) >= MAX_ABSENT:
+                self._absent.clear()
+            self._absent[uplink, request.service] = now + ABSENCE
+
+    def _other_for(self, call: Call, uplink: Uplink, now: float) -> Uplink | None:
+        """Return a broker that has not refused the call, as this one has; None if there is none."""
+        call.refused_by |= {uplink}
+        other = self._choose(call, now)
+        return other if other is not None and other.wanted and other not in call.refused_by else None
 
     def _on_heartbeat(self, uplink: Uplink, heartbeat: c.Heartbeat, now: float) -> None:
         for held in heartbeat.held:
@@ -262,6 +344,10 @@ class ClientMachine(Dialler):
         call = key
         if now >= call.enforced:
             self._give_up(call, DeadlineExceeded("the deadline passed", service=call.request.service))
+        elif call.state is CallState.WAITING and call.request.key is not None and not call.hasty:
+            call.hasty = True
+            self._timers.set(call, min(now + max(self.settings.connect - PATIENCE, 0.0), call.enforced))
+            self._send_waiting(now)
         elif call.state is CallState.WAITING:
             self._end(call, BrokerLost(self._why_down(), service=call.request.service))
         elif now >= call.heard + call.timeout:
@@ -278,8 +364,9 @@ class ClientMachine(Dialler):
         self._end(call, error)
 
     def _why_down(self) -> str:
-        reasons = "; ".join(f"{uplink.endpoint}: {uplink.reason or 'no answer'}" for uplink in self.uplinks.values())
-        return f"no broker within {self.settings.connect:g} s ({reasons})"
+        reasons = [f"{uplink.endpoint}: {uplink.reason or 'no answer'}" for uplink in self.uplinks.values()]
+        reasons += [f"{name}: {reason or 'no answer of the name service'}" for name, reason in self.unresolved.items()]
+        return f"no broker within {self.settings.connect:g} s ({'; '.join(reasons)})"
 
     # ---- sessions
 
@@ -291,10 +378,28 @@ class ClientMachine(Dialler):
             self._claim_calls(uplink, now)
         elif greeted is Greeted.FRESH:
             self._lose_calls(uplink, "it has forgotten the session", now)
-        for call in list(self._waiting):
-            del self._waiting[call]
-            self._timers.cancel(call)
-            self._send_again(call, uplink, now)
+        if greeted is not Greeted.RESUMED:
+            self._absent = {key: until for key, until in self._absent.items() if key[0] is not uplink}
+        if uplink in self._returning:
+            self._returning = {each: until for each, until in self._returning.items() if until > now}
+            self._returning[uplink] = now + RETURN
+        self._send_waiting(now)
+
+    def _on_removed(self, uplink: Uplink) -> None:
+        del self._calls[uplink]
+        self._returning.pop(uplink, None)
+        self._absent = {key: until for key, until in self._absent.items() if key[0] is not uplink}
+
+    def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
+        super().lost(uplink, reason, now=now)
+        self._returning[uplink] = math.inf
+        if self._waiting:
+            # A keyed call may have waited for this one.
+            self._send_waiting(now)
+
+    def looked_up(self, name: str, reason: str | None, *, now: float) -> None:
+        super().looked_up(name, reason, now=now)
+        self._send_waiting(now)
 
     def _on_down(self, uplink: Uplink, now: float) -> None:
         """Calls stay where they are: the session may come back."""
@@ -346,10 +451,11 @@ class ClientMachine(Dialler):
         call.claimed = False
 
     def _again(self, call: Call, now: float) -> None:
+        lost = call.uplink
         self._take_back(call)
         call.retries -= 1
         call.request.retry = call.retries
-        uplink = self._choose(call)
+        uplink = self._choose(call, now, avoid=lost)
         if uplink is None:
             self._wait(call, now)
         else:

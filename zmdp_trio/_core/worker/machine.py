@@ -70,6 +70,8 @@ class WorkerMachine(Dialler):
         self._events: dict[tuple[WorkerEvent, Execution], None] = {}
         self._choked: dict[Uplink, None] = {}
         self._undrained: dict[Uplink, None] = {}
+        #: Retiring uplinks that were asked for no more requests, and whether the broker has answered.
+        self._leaving: dict[Uplink, bool] = {}
         self.draining = False
         #: A WELCOME has come: the services can be called.
         self.welcomed = False
@@ -196,6 +198,42 @@ class WorkerMachine(Dialler):
 
     # ---- sessions
 
+    def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
+        super().lost(uplink, reason, now=now)
+        self._leaving.pop(uplink, None)
+        for leases in self._leases.values():
+            leases.suspend(uplink)
+        self._share_out()
+
+    def retire(self, uplink: Uplink) -> None:
+        if not uplink.retiring:
+            for leases in self._leases.values():
+                leases.ask(uplink)
+            self._share_out()
+        super().retire(uplink)
+
+    def _is_done(self, uplink: Uplink) -> bool:
+        """A broker that has work for us, a draining one for example, is served until it has none."""
+        if self._held[uplink] or self._unclaimed[uplink].executions:
+            return False
+        if not uplink.up or self._leaving.get(uplink):
+            return True
+        if uplink not in self._leaving and not any(leases.has_work(uplink) for leases in self._leases.values()):
+            self._leaving[uplink] = False
+            uplink.link.put(c.Drain())
+        return False
+
+    def _parting(self, uplink: Uplink) -> bool:
+        return uplink in self._leaving
+
+    def _on_removed(self, uplink: Uplink) -> None:
+        self._leaving.pop(uplink, None)
+        self._undrained.pop(uplink, None)
+        del self._held[uplink], self._unclaimed[uplink]
+        for leases in self._leases.values():
+            leases.close(uplink)
+        self._share_out()
+
     def _offers(self, uplink: Uplink) -> list[c.Offer] | None:
         if self.draining:
             return []
@@ -233,9 +271,15 @@ class WorkerMachine(Dialler):
         self._orphan(uplink)
         self._share_out()
 
-    def _on_timer(self, key: Unclaimed, now: float) -> None:
-        """The callers have not come back in time.  (The handlers' deadlines are the shell's cancel scopes.)"""
-        self._abandon(key)
+    def _on_timer(self, key: Unclaimed | str, now: float) -> None:
+        """A service's slots are to be shared out anew, or callers have not come back in time.
+
+        (The handlers' deadlines are the shell's cancel scopes.)
+        """
+        if isinstance(key, Unclaimed):
+            self._abandon(key)
+        else:
+            self._balance(key, now)
 
     def handle_timer(self, *, now: float) -> None:
         super().handle_timer(now=now)
@@ -337,9 +381,20 @@ class WorkerMachine(Dialler):
 
     def _share_out(self) -> None:
         for name, leases in self._leases.items():
-            for uplink, slots in leases.changes():
-                if uplink.up:
-                    uplink.link.put(c.Slots(name, slots))
+            self._tell_leases(name, leases)
+            if leases.contended:
+                self._timers.set(name, 0.0)  # at once: whoever frees a slot does not know the time
+
+    def _balance(self, name: str, now: float) -> None:
+        """Let a service's slots follow the demand."""
+        leases = self._leases[name]
+        self._timers.set(name, leases.balance(now))
+        self._tell_leases(name, leases)
+
+    def _tell_leases(self, name: str, leases: Leases[Uplink]) -> None:
+        for uplink, slots in leases.changes():
+            if uplink.up:
+                uplink.link.put(c.Slots(name, slots))
 
     # ---- receiving
 
@@ -357,7 +412,7 @@ class WorkerMachine(Dialler):
             self._answer(uplink, c.Reject(request.id))
             return
         self.received += 1
-        lease.running += 1
+        lease.start(now)
         execution = Execution(request, uplink, now)
         self._held[uplink][request.id] = execution
         self._tell(WorkerEvent.START, execution)
@@ -408,8 +463,16 @@ class WorkerMachine(Dialler):
             leases.acknowledged(uplink, command.slots)
             self._share_out()
 
+    def _on_wanted(self, uplink: Uplink, command: c.Wanted, now: float) -> None:
+        leases = self._leases.get(command.service)
+        if leases is not None:
+            leases.want(uplink, command.queued, now)
+            self._balance(command.service, now)
+
     def _on_drained(self, uplink: Uplink, command: c.Drained, now: float) -> None:
         self._undrained.pop(uplink, None)
+        if uplink in self._leaving:
+            self._leaving[uplink] = True
 
     def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
         """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a DRAIN is followed by a GOODBYE."""
@@ -422,6 +485,7 @@ class WorkerMachine(Dialler):
         c.Credit: _on_credit,
         c.Heartbeat: _on_heartbeat,
         c.Slots: _on_slots,
+        c.Wanted: _on_wanted,
         c.Drain: _ignore,
         c.Drained: _on_drained,
         c.Resume: _on_resume,
@@ -438,9 +502,9 @@ class WorkerMachine(Dialler):
         uplink = execution.uplink
         if execution.orphaned:
             self._strays.discard(execution)
-            unclaimed = self._unclaimed[uplink].executions
-            if unclaimed.get(execution.origin) is execution:
-                del unclaimed[execution.origin]
+            unclaimed = self._unclaimed.get(uplink)
+            if unclaimed is not None and unclaimed.executions.get(execution.origin) is execution:
+                del unclaimed.executions[execution.origin]
             leases.stray -= 1
             self._share_out()
             return
@@ -448,8 +512,8 @@ class WorkerMachine(Dialler):
         lease = leases.lease(uplink)
         lease.running -= 1
         uplink.link.put(outcome, size)
-        if lease.running >= lease.told:
-            # It ran beside a lease that had been taken back: the slot is another broker's now.
+        if lease.running >= lease.told or leases.contended:
+            # It ran beside a lease that had been taken back, or the slot is idle now while another broker wants one.
             self._share_out()
 
     def _too_large(self, execution: Execution, size: int) -> MessageTooLarge:
