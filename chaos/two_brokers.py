@@ -139,7 +139,7 @@ async def main(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any
     found += [*check_at_rest("client", numbers), *check_protocol("client", numbers)]
     found += unsteady(load.outcomes, fault.began + options.steady, fault.ended, "with one broker")
     found += unsteady(load.outcomes, fault.ended + 2 * options.steady, end - STEP, "with both again")
-    share = share_of(fault, load.outcomes, looks)
+    share = share_of(fault, load.outcomes, looks, since=end - (end - fault.ended) / 4)
     if share < SHARE:
         found.append(f"the broker that came back got {share:.0%} of the requests")
     return {
@@ -159,12 +159,12 @@ async def main(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any
     }, found
 
 
-def share_of(fault: Fault, outcomes: Sequence[Outcome], looks: Sequence[Look]) -> float:
-    """Return which part of the requests a broker got from when it first got any after its return."""
-    since = [look for look in looks if look.at >= fault.ended and look.received.get(fault.name)]
-    if len(since) < 2:
+def share_of(fault: Fault, outcomes: Sequence[Outcome], looks: Sequence[Look], *, since: float) -> float:
+    """Return which part of the requests a broker got from some time after its return; at first, clients spare it."""
+    late = [look for look in looks if look.at >= since and fault.name in look.received]
+    if len(late) < 2:
         return 0.0
-    first, last = since[0], since[-1]
+    first, last = late[0], late[-1]
     made = sum(first.at <= outcome.started < last.at for outcome in outcomes)
     return (last.received[fault.name] - first.received[fault.name]) / max(made, 1)
 

@@ -23,7 +23,7 @@ def test_every_promise_is_shown_by_something() -> None:
 @pytest.mark.parametrize(("file", "name"), TESTS)
 def test_it_exists(file: str, name: str) -> None:
     code = (ROOT / "tests" / file).read_text()
-    assert not name or re.search(rf"^(async )?def {name}\(", code, re.MULTILINE)
+    assert not name or re.search(rf"^((async )?def|class) {name}\(", code, re.MULTILINE)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

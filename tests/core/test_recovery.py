@@ -440,6 +440,23 @@ def test_who_joined_and_reads_has_the_outcome_all_the_same() -> None:
     empty(stage)
 
 
+def test_a_service_is_looked_for_until_its_workers_may_have_come_back() -> None:
+    stage = Stage()
+    client = stage.client(epoch=OTHER)
+    client.send(ask(1), ask(2, "unknown"))
+    stage.advance(9.0)
+    assert client.take() == []
+    worker = stage.worker("echo", epoch=OTHER)
+    [request] = worker.take(c.Request)
+    worker.send(c.Final(request.id, 0, b"!"))
+    stage.advance(1.0)
+    assert [type(command) for command in client.take()] == [c.Final, c.Error]
+    client.send(ask(3, "unknown"))
+    stage.advance(1.0)
+    assert [error.code for error in client.take(c.Error)] == ["NOT_FOUND"], "from now on as quickly as ever"
+    empty(stage)
+
+
 def test_requests_that_wait_for_their_keys_have_limits() -> None:
     _, _, client = after_restart(queue_requests=2)
     client.send(ask(1, key="a"), ask(2, key="b"), ask(3, key="c"))
