@@ -24,11 +24,14 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/cancellation.py
 	$(BIN)/python benchmarks/backpressure.py
 
-# Long runs over processes and tcp; the tests run a short form of each.  kill -9 of workers and of brokers under load: two
-# minutes; CHAOS="--seed 7 --seconds 600" and the like.  Ten minutes of mixed load, for memory and descriptors (Linux).
+# Long runs; the tests run a short form of each.  First a thousand clusters in memory; then processes over tcp: kill -9 of
+# workers and brokers, and SIGTERM of one worker after the other, under load, three minutes; CHAOS="--seconds 600" for
+# more.  `make soak`: ten minutes of mixed load, for memory and descriptors (Linux).
 chaos: .venv/ready
+	$(BIN)/python -m chaos.simulated
 	$(BIN)/python -m chaos.kills $(CHAOS)
 	$(BIN)/python -m chaos.two_brokers $(CHAOS)
+	$(BIN)/python -m chaos.rolling $(CHAOS)
 
 soak: .venv/ready
 	$(BIN)/python -m chaos.soak $(SOAK)
