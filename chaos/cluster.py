@@ -1,22 +1,17 @@
-"""Brokers and workers as processes, the faults they were put to, and the options of the runs that do so."""
+"""Brokers and workers as processes, and the faults they were put to."""
 
 from __future__ import annotations
 
 import argparse
 import random
-import statistics
-import tempfile
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from zmdp_trio import Settings
-
-from .load import Load, Outcome, State
+from .command import wanted_settings
 from .peers import Part
 from .processes import Ended, Peer
 from .services import read_ledger
@@ -127,7 +122,7 @@ async def open_cluster(
     folder: Path, options: argparse.Namespace, brokers: Sequence[str], workers: int
 ) -> AsyncIterator[Cluster]:
     """Start brokers and workers, and kill them all at the end."""
-    cluster = Cluster(folder, settings_of(options), options.seed)
+    cluster = Cluster(folder, wanted_settings(options), options.seed)
     try:
         for broker in brokers:
             await cluster.start_broker(broker)
@@ -137,65 +132,3 @@ async def open_cluster(
         yield cluster
     finally:
         await cluster.close()
-
-
-@contextmanager
-def run_folder(wanted: Path | None) -> Iterator[Path]:
-    """Make the folder that is wanted, else one that goes away."""
-    if wanted is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-    else:
-        wanted.mkdir(parents=True)
-        yield wanted
-
-
-def add_options(parser: argparse.ArgumentParser, *, seconds: float) -> None:
-    """Add the options that the runs share."""
-    defaults = Settings()
-    parser.add_argument("--seconds", type=float, default=seconds, help=f"how long (default {seconds:g})")
-    parser.add_argument("--rate", type=float, default=500.0, help="requests a second (default 500)")
-    parser.add_argument("--workers", type=int, default=4, help="worker processes (default 4)")
-    parser.add_argument("--retry", type=int, default=3, help="of the half of the requests that have it (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the load and of whom to kill (default 0)")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may go unanswered (default 30)")
-    parser.add_argument("--heartbeat", type=float, default=defaults.heartbeat, help="the setting, everywhere")
-    parser.add_argument("--resume", type=float, default=defaults.resume, help="the setting, everywhere")
-    parser.add_argument("--appear", type=float, default=defaults.appear, help="the setting, of the brokers")
-    parser.add_argument("--folder", type=Path, help="a new folder, for the ledger and the processes' log")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def settings_of(options: argparse.Namespace) -> dict[str, int | float]:
-    """Return the settings that were asked for."""
-    return {"heartbeat": options.heartbeat, "resume": options.resume, "appear": options.appear}
-
-
-def load_figures(load: Load, seconds: float) -> dict[str, Any]:
-    """Return what became of a load, for people and programs."""
-    again = [outcome for outcome in load.outcomes if outcome.order.retry]
-    once = [outcome for outcome in load.outcomes if not outcome.order.retry]
-    return {
-        "requests": len(load.outcomes),
-        "requests a second": len(load.outcomes) / seconds,
-        "with retry": _states(again),
-        "without retry": _states(once),
-        "answered within ms": latencies(load.outcomes),
-    }
-
-
-def latencies(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Return quantiles, in milliseconds, of the time that answers took beyond the job itself."""
-    extra = [
-        1000 * (outcome.ended - outcome.started - outcome.order.job.seconds)
-        for outcome in outcomes
-        if outcome.state is State.ANSWERED and outcome.order.key is None
-    ]
-    if len(extra) < 2:
-        return {}
-    cuts = statistics.quantiles(extra, n=100, method="inclusive")
-    return {"p50": cuts[49], "p99": cuts[98], "worst": max(extra)}
-
-
-def _states(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    return dict(Counter(outcome.error or outcome.state.value for outcome in outcomes))

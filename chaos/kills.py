@@ -19,9 +19,10 @@ import trio
 
 from zmdp_trio import Settings, open_client
 
-from .cluster import Cluster, add_options, load_figures, open_cluster, run_folder
-from .load import Load
-from .show import live, report
+from .cluster import Cluster, open_cluster
+from .command import add_options, carry_out
+from .load import Load, load_figures
+from .show import live
 from .verdict import BROKER_LOST, NOT_RUN, WORKER_LOST, Evidence, check_at_rest, check_protocol, violations
 
 BROKER = "broker"
@@ -110,7 +111,4 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    options = parse()
-    with run_folder(options.folder) as folder:
-        figures, found = trio.run(main, options, folder)
-    sys.exit(report(figures, found, as_json=options.json))
+    sys.exit(carry_out(main, parse()))

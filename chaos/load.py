@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import math
 import random
+import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 import msgspec
@@ -190,3 +192,33 @@ class Load:
                     return
             outcome.reply = stream.final
         outcome.state = State.ANSWERED
+
+
+def load_figures(load: Load, seconds: float) -> dict[str, Any]:
+    """Return what became of a load, for people and programs."""
+    again = [outcome for outcome in load.outcomes if outcome.order.retry]
+    once = [outcome for outcome in load.outcomes if not outcome.order.retry]
+    return {
+        "requests": len(load.outcomes),
+        "requests a second": len(load.outcomes) / seconds,
+        "with retry": _states(again),
+        "without retry": _states(once),
+        "answered within ms": latencies(load.outcomes),
+    }
+
+
+def latencies(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return quantiles, in milliseconds, of the time that answers took beyond the job itself."""
+    extra = [
+        1000 * (outcome.ended - outcome.started - outcome.order.job.seconds)
+        for outcome in outcomes
+        if outcome.state is State.ANSWERED and outcome.order.key is None
+    ]
+    if len(extra) < 2:
+        return {}
+    cuts = statistics.quantiles(extra, n=100, method="inclusive")
+    return {"p50": cuts[49], "p99": cuts[98], "worst": max(extra)}
+
+
+def _states(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    return dict(Counter(outcome.error or outcome.state.value for outcome in outcomes))

@@ -24,11 +24,10 @@ import trio
 
 from zmdp_trio import Service, Settings, open_client
 
-from .cluster import add_options, load_figures, run_folder
-from .load import Load
+from .command import add_options, carry_out
+from .load import Load, load_figures
 from .processes import PATIENCE, ROOT
 from .services import Ledger, noted_services, read_ledger
-from .show import report
 from .verdict import Evidence, check_at_rest, check_protocol, violations
 
 #: Environment variables that tell a worker process where to note its executions, and under which name.
@@ -174,7 +173,4 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    options = parse()
-    with run_folder(options.folder) as folder:
-        figures, found = trio.run(main, options, folder)
-    sys.exit(report(figures, found, as_json=options.json))
+    sys.exit(carry_out(main, parse()))

@@ -21,13 +21,13 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import attrs
 import trio
 
 from zmdp_trio import Final, RequestError, Service, service
 from zmdp_trio.testing import Cluster, Faults, host, open_cluster, run
 
 from .load import Load, State
+from .peers import broker_statistics
 from .services import Job
 from .show import live, report
 from .verdict import Evidence, check_counters, check_executions, check_outcomes, check_streams
@@ -148,7 +148,9 @@ async def simulate(seed: int, seconds: float = SECONDS, rate: float = RATE) -> t
                 nursery.start_soon(mischief.run, seconds)
                 nursery.start_soon(load.run, seconds)
             await cluster.settle()
-            found = [each for broker in cluster.brokers for each in check_counters(broker.name, numbers(broker))]
+            found = [
+                each for broker in cluster.brokers for each in check_counters(broker.name, broker_statistics(broker))
+            ]
     except AssertionError as error:
         return Counter(), [str(error)]
     evidence = Evidence(load.outcomes, ledger.executions, [], {}, 0)
@@ -177,13 +179,6 @@ def check_keys(load: Load, ledger: Ledger, killed: set[str]) -> Iterator[str]:
         answered = all(outcome.state is State.ANSWERED for outcome in group)
         if answered and not all(execution.split("/")[0] in killed for execution in executions[:-1]):
             yield f"key {key!r}: executed by {executions}"
-
-
-def numbers(broker: Any) -> dict[str, Any]:
-    """Return a broker's statistics as plain objects."""
-    statistics = broker.statistics()
-    services = {name: attrs.asdict(each) for name, each in statistics.services.items()}
-    return {"services": services, "total": attrs.asdict(statistics.total)}
 
 
 async def simulate_hour() -> int:

@@ -24,10 +24,11 @@ from typing import Any
 import attrs
 import trio
 
-from .cluster import REST, run_folder
+from .cluster import REST
+from .command import carry_out
 from .peers import Part
 from .processes import Peer
-from .show import live, report
+from .show import live
 from .verdict import check_at_rest, check_counters, check_protocol
 
 MIB = 2**20
@@ -248,6 +249,4 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     options = parse()
     need(Path("/proc"))
-    with run_folder(options.folder) as folder:
-        figures, found = trio.run(main, options, folder)
-    sys.exit(report(figures, found, as_json=options.json))
+    sys.exit(carry_out(main, options))

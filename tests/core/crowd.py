@@ -16,26 +16,20 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 import attrs
-import msgspec
-from stage import FROM_CLIENT, FROM_WORKER, SAMPLES, Speaker, Stage, ask, check_counters, hello
+from books import check_books, check_empty
+from lies import CLIENT_LIES as CLIENT_LIES
+from lies import FORGED, TIMES
+from lies import LIES as LIES
+from lies import WORKER_LIES as WORKER_LIES
+from stage import Speaker, Stage, ask
 
-from zmdp_trio._core.broker import Job, JobState
-from zmdp_trio._core.broker.job import JOB_BYTES
-from zmdp_trio._core.broker.keys import CALLER_BYTES, Caller
-from zmdp_trio._core.broker.recovery import Claim
 from zmdp_trio._core.keyed import fingerprint
 from zmdp_trio._wire import commands as c
-from zmdp_trio._wire import zmdp1
 
 CLIENTS: Final = ("anna", "otto", "ute")
 WORKERS: Final = ("w1", "w2", "w3")
 SERVICES: Final = ("a", "b")
 KEYS: Final = ("k", "l")
-
-#: What a reply says that its sender had no right to: no client may ever see it.
-FORGED: Final = b"forged"
-#: Lengths of time that peers speak of, the absurd ones too.
-TIMES: Final = (*(None,) * 8, 0.0, 1e-300, 0.5, 3.0, 3.0, 1e300, math.inf)
 
 
 @attrs.define
@@ -290,93 +284,6 @@ class Crowd:
             self.seen[lie.__name__] += 1
             lie(self, name)
 
-    def say_what_is_not_its_to_say(self, name: str) -> None:
-        allowed = FROM_CLIENT if name in CLIENTS else FROM_WORKER
-        self.speaker(name).send(self.random.choice([SAMPLES[kind] for kind in SAMPLES if kind not in allowed]))
-
-    def send_garbage(self, name: str) -> None:
-        random = self.random
-        frames = [
-            [random.randbytes(random.randint(0, 40)) for _ in range(random.randint(0, 3))],
-            [zmdp1.MAGIC, random.randbytes(random.randint(0, 40))],
-            [zmdp1.MAGIC, b"\x91" * 5000],
-            [zmdp1.MAGIC, b"\xdd\xff\xff\xff\xff"],
-            [zmdp1.MAGIC, msgspec.msgpack.encode([c.Batch(1, 0), ask(1)])[: random.randint(0, 20)]],
-            [zmdp1.MAGIC, b"\x91\x93\x00\x00\x00", b"a frame too many"],
-        ]
-        self.hand_over(name, random.choice(frames))
-
-    def acknowledge_what_was_never_sent(self, name: str) -> None:
-        link = self.speaker(name).link
-        self.hand_over(name, zmdp1.encode(c.Batch(0, link.received + 1 + self.random.choice((0, 5, 2**61))), []))
-
-    def want_it_again(self, name: str) -> None:
-        """An honest wish, too often."""
-        for _ in range(self.random.randint(1, 20)):
-            self.hand_over(name, zmdp1.encode(c.Batch(0, self.speaker(name).link.received, True), []))
-
-    def skip_a_number_or_repeat_one(self, name: str) -> None:
-        number = self.speaker(name).link.sent + self.random.choice((-1, 0, 2, 2**61))
-        self.hand_over(name, zmdp1.encode(c.Batch(max(number, 0), 0), []))
-
-    def greet_again(self, name: str) -> None:
-        for _ in range(self.random.randint(1, 20)):
-            self.hand_over(name, zmdp1.encode(c.Batch(0, 0), [self.speaker(name).greeting]))
-
-    def greet_as_another(self, name: str) -> None:
-        self.hand_over(name, zmdp1.encode(c.Batch(0, 0), [hello("somebody else")]))
-
-    def speak_of_what_is_not_theirs(self, name: str) -> None:
-        """Cancels, credit, and deadlines for requests of others, or of nobody."""
-        ids = [id for who, id in self.open if who != name] + [0, 2**62]
-        id = self.random.choice([id for id in ids if (name, id) not in self.open])
-        amount, left = c.MAX_AMOUNT, self.random.choice(TIMES)
-        commands = [c.Cancel(id), c.Credit(id, amount, amount, left), c.Heartbeat([c.Held(id, left)] * 50)]
-        self.speaker(name).send(self.random.choice(commands))
-
-    def ask_for_the_impossible(self, name: str) -> None:
-        random = self.random
-        id = random.randrange(20)
-        fields: dict[str, Any] = random.choice(
-            [
-                {"service": "x" * 10_000},
-                {"service": ""},
-                {"key": "k" * 10_000},
-                {"worker": "w" * 10_000},
-                {"headers": {"h" * 10_000: "v" * 10_000}},
-                {"service": "a", "left": 1e300, "retry": c.MAX_RETRY, "messages": c.MAX_AMOUNT, "bytes": c.MAX_AMOUNT},
-            ]
-        )
-        self.ask(name, ask(id, **{"service": "a", "body": f"{name}:{id}".encode(), **fields}))
-
-    def forge_a_reply(self, name: str) -> None:
-        """Replies to what another worker holds, or nobody."""
-        ids = [id for who in WORKERS if who != name for id in self.held[who]] or [0, 2**62]
-        id = self.random.choice(ids)
-        commands = [
-            *(c.Partial(id, 0, FORGED), c.Final(id, 0, FORGED), c.Error(id, "INTERNAL", "", FORGED.decode())),
-            *(c.Reject(id), c.Heartbeat([c.Held(id)] * 50)),
-        ]
-        self.speaker(name).send(self.random.choice(commands))
-
-    def break_a_promise(self, name: str) -> None:
-        """What costs a worker its session: replies without credit, or without measure."""
-        if not self.held[name]:
-            return
-        id = self.random.choice(list(self.held[name]))
-        held = self.held[name][id]
-        if self.random.random() < 0.3:
-            self.speaker(name).send(c.Error(id, "INTERNAL", "", "x" * 200_000))
-        elif held.partials and self.random.random() < 0.5:
-            self.speaker(name).send(c.Reject(id))
-        else:
-            self.speaker(name).send(*[c.Partial(id, 0, held.body)] * min(held.messages + 1, 1000))
-            held.messages = 0
-
-    def offer_too_much(self, name: str) -> None:
-        names = [f"s{self.random.randrange(10**6)}" for _ in range(self.random.randint(1, 5))] + ["x" * 10_000, ""]
-        self.speaker(name).send(*(c.Slots(each, c.MAX_AMOUNT) for each in names))
-
     def speaker(self, name: str) -> Speaker:
         return self.clients.get(name) or self.workers[name]
 
@@ -435,65 +342,9 @@ class Crowd:
         if not isinstance(command, c.Partial):
             del self.open[name, command.id]
 
-    # ---- what always holds
-
     def check(self) -> None:
         """Hold the broker's books against each other."""
-        check_counters(self.stage.broker)
-        jobs = self._check_jobs()
-        self._check_slots()
-        self._check_memory(jobs)
-
-    def _check_jobs(self) -> list[Job]:
-        broker = self.stage.broker
-        jobs: dict[int, Job] = {}
-        for session in broker.sessions():
-            assert not session.ended
-            jobs.update((job.id, job) for job in session.held.values())
-            for request in session.requests.values():
-                job = request.entry.job if isinstance(request, Caller) else request
-                assert job is not None
-                if not isinstance(job, Claim):
-                    jobs[job.id] = job
-        states: Counter[tuple[str, JobState]] = Counter()
-        for job in jobs.values():
-            states[job.service.name, job.state] += 1
-            assert (job.offer is None) is (job.state is JobState.QUEUED)
-        for service in broker.services():
-            counted = [states[service.name, state] for state in list(JobState)[:3]]
-            assert counted == [service.queued, service.running, service.cancelling]
-            assert len(service.queued_jobs()) == service.queued
-            assert sum(job.size for job in service.queued_jobs()) == service.queued_bytes
-        waiting = len(broker._claims) + len(broker._awaited)
-        # Each service has one for the workers that share their slots, and one for when it counts as lost.
-        assert broker.timers <= len(jobs) + len(broker.sessions()) + 2 * len(broker.services()) + waiting
-        return list(jobs.values())
-
-    def _check_slots(self) -> None:
-        """No slot is taken twice, and none idle while work waits that may go there."""
-        for service in self.stage.broker.services():
-            for offer in service.offers.values():
-                assert offer.running == sum(job.offer is offer for job in offer.session.held.values())
-                if offer.running < offer.slots:
-                    assert not any(job.suits(offer) for job in service.queued_jobs())
-            assert {offer for level in service._levels for offer in level} == {
-                offer for offer in service.offers.values() if offer.running < offer.slots
-            }
-
-    def _check_memory(self, jobs: list[Job]) -> None:
-        """What the broker believes that it keeps is what it keeps, and within its limits."""
-        broker, settings = self.stage.broker, self.stage.settings
-        sessions = broker.sessions()
-        requests = sum(JOB_BYTES + (job.size if job.request is not None else 0) for job in jobs)
-        asked = [each for session in sessions for each in session.requests.values()]
-        callers = sum(isinstance(each, Caller) for each in asked)
-        requests += sum(JOB_BYTES + each.size for each in asked if isinstance(each, Claim))
-        replies = sum(session.link.held_bytes for session in sessions if not session.is_worker)
-        assert broker.memory == requests + CALLER_BYTES * callers + replies
-        assert broker.memory <= settings.broker_memory or not replies
-        assert len(sessions) <= settings.broker_sessions
-        # A request of the last broker that a worker still has goes on, whatever its service.
-        assert len(broker.services()) <= settings.broker_services + len(jobs)
+        check_books(self.stage.broker, self.stage.settings)
 
     # ---- the end
 
@@ -514,15 +365,7 @@ class Crowd:
             if client.link.opened:
                 client.vanish()
         self.stage.advance(60.0)
-        broker = self.stage.broker
-        assert not broker.sessions()
-        assert not broker.services()
-        assert broker.timers == broker.memory == 0
-        assert not broker._peers
-        assert not broker.busy
-        assert not {*broker._claims, *broker._holdings, *broker._awaited}
-        assert all(entry.outcome is not None for entry in broker._keys._entries.values())
-        assert broker.deadline == math.inf
+        check_empty(self.stage.broker)
 
     def _finish_work(self) -> None:
         for _ in range(10_000):
@@ -538,7 +381,6 @@ class Crowd:
 
 
 Action: TypeAlias = Callable[[Crowd], None]
-Lie: TypeAlias = Callable[[Crowd, str], None]
 
 #: What can happen, and how often in comparison.
 ACTIONS: Final[dict[Action, int]] = {
@@ -553,17 +395,6 @@ ACTIONS: Final[dict[Action, int]] = {
     Crowd.somebody_lies: 5,
     Crowd.time_passes: 5,
 }
-LIES: Final[tuple[Lie, ...]] = (
-    Crowd.say_what_is_not_its_to_say,
-    Crowd.send_garbage,
-    Crowd.acknowledge_what_was_never_sent,
-    Crowd.want_it_again,
-    Crowd.skip_a_number_or_repeat_one,
-    Crowd.greet_again,
-    Crowd.greet_as_another,
-)
-CLIENT_LIES: Final[tuple[Lie, ...]] = (Crowd.ask_for_the_impossible, Crowd.speak_of_what_is_not_theirs)
-WORKER_LIES: Final[tuple[Lie, ...]] = (Crowd.forge_a_reply, Crowd.break_a_promise, Crowd.offer_too_much)
 
 
 def run(seed: int, steps: int, **settings: Any) -> Crowd:

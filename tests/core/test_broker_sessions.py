@@ -68,7 +68,6 @@ def test_an_empty_broker_has_nothing_to_do() -> None:
         [c.Cancel(1)],
         [c.Welcome(1, "b", EPOCH, False, LIMITS, 1.0, [])],
         [c.Heartbeat(), hello()],
-        [c.Goodbye()],
     ],
     ids=lambda commands: "+".join(type(command).__name__ for command in commands) or "nothing",
 )
@@ -82,6 +81,16 @@ def test_who_does_not_greet_first_is_told_so_once_and_ignored(commands: list[c.C
     assert peer.goodbye is None
     assert names(stage) == []
     assert stage.broker.protocol_errors == 1
+
+
+def test_who_leaves_before_its_greeting_came_does_nothing_wrong() -> None:
+    """A peer that is closed while it greets says goodbye in the greeting's place."""
+    stage = Stage()
+    peer = stranger(stage)
+    peer.say_uncounted(c.Goodbye())
+    assert peer.goodbye is None
+    assert names(stage) == []
+    assert stage.broker.protocol_errors == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from stage import FakeBroker, Stage, start
 
 from zmdp_trio._core.client import Call, CallState, ClientMachine
-from zmdp_trio._core.client.machine import ABSENCE, MAX_ABSENT, PATIENCE, RETURN
+from zmdp_trio._core.client.choice import ABSENCE, MAX_ABSENT, RETURN
+from zmdp_trio._core.client.machine import PATIENCE
 from zmdp_trio._core.client.ranking import weight_of
 from zmdp_trio._errors import BrokerLost, RequestError, ServiceNotFound, Unavailable
 from zmdp_trio._wire import commands as c
@@ -199,7 +200,7 @@ def test_that_is_forgotten(how: str) -> None:
     else:
         stage.disconnect(client, lacking)
         stage.connect(client, lacking)
-        assert client._absent == {}
+        assert client.choice.absent == {}
         stage.now += RETURN
     assert where(start(client, now=stage.now)) == lacking
 
@@ -208,15 +209,15 @@ def test_a_service_that_only_one_worker_s_name_lacks_is_not_absent() -> None:
     stage, fakes, client = play("one", "two")
     call = start(client, a_request(worker="anna"))
     refuse(stage, fakes[where(call)], call, ServiceNotFound)
-    assert client._absent == {}
+    assert client.choice.absent == {}
 
 
 def test_what_is_remembered_of_absent_services_is_bounded() -> None:
     _, _, client = play("one", "two")
     uplink = client.uplinks["one"]
     for number in range(MAX_ABSENT + 10):
-        client._note_absence(uplink, a_request(str(number)), 0.0)
-    assert len(client._absent) <= MAX_ABSENT
+        client.choice.note_absence(uplink, a_request(str(number)), 0.0)
+    assert len(client.choice.absent) <= MAX_ABSENT
 
 
 def test_a_retry_goes_to_another_broker_first_though_its_own_is_back() -> None:

@@ -359,6 +359,7 @@ def test_fewer_slots_than_brokers_that_want_them_go_round() -> None:
         [holder] = [broker for broker in "abc" if leases.lease(broker).slots]
         leases.acknowledged(holder, 0)
         [(taker, slots)] = leases.changes()
+        leases.acknowledged(taker, slots)
         assert slots == 1
         had.append(taker)
         for broker in (holder, taker):
@@ -396,3 +397,28 @@ def test_a_broker_can_not_lease_itself_more_than_it_was_told() -> None:
     assert leases.lease("a").slots == 2
     leases.acknowledged("a", 1)
     assert leases.lease("a").committed == 2
+
+
+def test_an_early_answer_says_nothing_of_what_was_told_since() -> None:
+    leases: Leases[str] = Leases(20)
+    for name in "ab":
+        leases.offer(name)
+        leases.fresh(name)
+    told = list(leases.changes())
+    assert told == [("a", 10)]
+    leases.acknowledged("a", 10)
+    assert list(leases.changes()) == [("b", 10)]
+    leases.want("b", 9, 0.0)
+    leases.balance(0.0)
+    assert list(leases.changes()) == [("a", 1)]
+    leases.acknowledged("a", 1)
+    assert list(leases.changes()) == [("b", 19)]
+    leases.offer("c")
+    assert dict(leases.changes())["b"] == 7
+    # The answer to the first of three: requests that the second lets through may be on their way.
+    leases.acknowledged("b", 10)
+    assert leases.lease("b").slots == 19
+    leases.acknowledged("b", 19)
+    assert leases.lease("b").slots == 19
+    leases.acknowledged("b", 7)
+    assert leases.lease("b").slots == 7

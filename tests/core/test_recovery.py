@@ -227,6 +227,57 @@ def test_the_first_of_two_workers_that_hold_the_same_is_believed() -> None:
     assert other.take(c.Resume) == []
 
 
+def test_a_request_that_shares_a_recovered_execution_runs_it_again_where_it_may() -> None:
+    """It is no less a request with `retry` than one that came first."""
+    stage, worker, client = after_restart()
+    worker.send(c.Holdings([keyed(7)]))
+    client.send(claim(7, None, key="k"))
+    assert len(worker.take(c.Resume)) == 1
+    joiner = stage.client("joiner")
+    joiner.send(ask(1, key="k", retry=1))
+    assert stage.broker.memory > 0
+    other = stage.worker("echo", name="other")
+    worker.vanish()
+    [again] = other.take(c.Request)
+    assert (again.key, again.body) == ("k", b"?")
+    other.send(c.Final(again.id, 0, b"!"))
+    assert client.take(c.Final) == [c.Final(7, 0, b"!")]
+    assert joiner.take(c.Final) == [c.Final(1, 0, b"!")]
+    empty(stage)
+
+
+def test_a_request_that_waited_for_its_key_runs_again_where_it_may() -> None:
+    stage, worker, client = after_restart()
+    worker.send(c.Holdings([keyed(7, "somebody")]))
+    client.send(ask(1, key="k", retry=1))
+    stage.advance(5.1)
+    assert len(worker.take(c.Resume)) == 1
+    worker.vanish()
+    other = stage.worker("echo", name="other")
+    [again] = other.take(c.Request)
+    other.send(c.Final(again.id, 0, b"!"))
+    assert client.take(c.Final) == [c.Final(1, 0, b"!")]
+    empty(stage)
+
+
+@pytest.mark.parametrize("sent", [True, False], ids=["request", "claim"])
+def test_a_deadline_that_was_another_callers_does_not_end_it(sent: bool) -> None:
+    """The worker gave it up for the one that it knew; whoever has more time is not told that it is over."""
+    stage, worker, client = after_restart()
+    worker.send(c.Holdings([keyed(7, "hasty", ended=1.0)]))
+    client.send(ask(1, key="k") if sent else claim(1, None, key="k"))
+    stage.advance(5.1)
+    [resume] = worker.take(c.Resume)
+    worker.send(c.Error(resume.id, "DEADLINE_EXCEEDED", "deadline-exceeded", "late"))
+    if sent:
+        [again] = worker.take(c.Request)
+        worker.send(c.Final(again.id, 0, b"!"))
+        assert client.take(c.Final) == [c.Final(1, 0, b"!")]
+    else:
+        assert [error.reason for error in client.take(c.Error)] == ["broker-lost"]
+    empty(stage)
+
+
 # ---- what becomes of it then
 
 
@@ -709,6 +760,67 @@ def test_holdings_are_told_in_parts() -> None:
 # ---- what a worker keeps
 
 
+def test_a_second_restart_gives_callers_their_time_anew() -> None:
+    stage, broker, machine = serving(resume=3.0)
+    broker.send(order(1))
+    stage.flush()
+    restart(stage, broker, machine)
+    stage.advance(2.0)
+    stage.disconnect(machine)
+    stage.advance(2.0)
+    assert machine.statistics()["running"] == 1, "the broker is away: nobody could claim it"
+    broker._welcome = {"epoch": b"epoch-3"}
+    stage.connect(machine)
+    stage.advance(2.9)
+    assert machine.statistics()["running"] == 1
+    stage.advance(0.2)
+    assert machine.statistics()["cancelling"] == 1
+
+
+def test_what_was_rejected_is_not_told() -> None:
+    """Another worker has it by now: a caller that is given our answer loses what runs there."""
+    stage, broker, machine = serving()
+    broker.send(order(1))
+    stage.flush()
+    machine.reject(*started(machine))
+    restart(stage, broker, machine)
+    assert broker.take(c.Holdings) == []
+
+
+def test_a_worker_that_drains_waits_to_say_what_ended_while_its_broker_was_away() -> None:
+    stage, broker, machine = serving()
+    broker.send(order(1), order(2))
+    stage.flush()
+    stage.disconnect(machine)
+    for each in started(machine):
+        machine.finish(each, 0, b"!")
+    machine.drain()
+    assert not machine.drained
+    broker._welcome = {"epoch": OTHER}
+    stage.connect(machine)
+    broker.send(resume(1, 101))
+    stage.flush()
+    assert broker.take(c.Final) == [c.Final(1, 0, b"!")]
+    assert not machine.drained, "the other one may be claimed, too"
+    stage.advance(9.9)
+    assert not machine.drained
+    stage.advance(0.2)
+    assert machine.drained
+
+
+def test_a_worker_that_drains_does_not_wait_for_a_broker_for_ever() -> None:
+    stage, broker, machine = serving()
+    broker.send(order(1))
+    stage.flush()
+    stage.disconnect(machine)
+    machine.finish(*started(machine), 0, b"!")
+    machine.drain()
+    stage.advance(9.9)
+    assert not machine.drained
+    stage.advance(0.2)
+    assert machine.drained
+
+
 def execution(call: int, *, key: str | None = None, body: bytes = b"?") -> Execution:
     class Uplink:
         endpoint, epoch = BROKER, b"epoch-1"
@@ -737,7 +849,6 @@ def test_outcomes_are_bounded_in_number_bytes_and_time() -> None:
 def test_errors_that_say_nothing_of_the_handler_are_not_kept_for_their_key() -> None:
     outcomes = Outcomes(Settings())
     outcomes.add(execution(1, key="k"), c.Error(1, "UNAVAILABLE", "", ""), 0, now=0.0)
-    outcomes.add(execution(2, key="k"), c.Reject(2), 0, now=0.0)
     outcomes.add(execution(3, key="k"), c.Error(3, "NOT_FOUND", "", ""), 0, now=0.0)
     outcomes.forget_old(100.0)
     assert outcomes.get((b"anna", 103)) is not None
@@ -761,7 +872,7 @@ def test_an_execution_keeps_so_many_replies_and_no_more() -> None:
 
 def calling(**options: Any) -> tuple[Stage, FakeBroker, ClientMachine]:
     broker = FakeBroker()
-    stage = Stage(fake=broker)
+    stage = Stage(fake=broker, **options)
     machine = stage.client_machine()
     stage.connect(machine)
     return stage, broker, machine
@@ -789,6 +900,27 @@ def test_a_client_claims_what_it_waits_for() -> None:
     stage.flush()
     assert len(stream.inbox) == 4
     assert (stream.outcome, plain.outcome) == (c.Final(1, 0, b"!"), c.Final(2, 0, b"?"))
+
+
+def test_what_a_worker_overdrew_is_forgiven_with_the_claim() -> None:
+    """Else client and worker would count differently from then on."""
+    stage, broker, machine = calling(credit_bytes=10)
+    call = start(machine)
+    stage.flush()
+    broker.send(c.Partial(1, 0, b"p" * 25))
+    stage.flush()
+    assert call.granted == -15
+    broker.take()
+    restart(stage, broker, machine)
+    [claimed] = broker.take(c.Claim)
+    assert claimed.bytes == call.granted == 0
+    machine.take(call)
+    stage.flush()
+    [credit] = broker.take(c.Credit)
+    broker.send(*[c.Partial(1, 0, b"p" * (credit.bytes - 1))] * 2)
+    stage.flush()
+    assert machine.protocol_errors == 0
+    assert len(call.inbox) == 2
 
 
 def test_what_never_left_is_sent_and_not_claimed() -> None:

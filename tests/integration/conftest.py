@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import trio
+from forked import Forked
 
 PEERS = Path(__file__).with_name("test_sockets_processes.py")
 
@@ -19,7 +18,7 @@ class Peer:
     """A process that plays one role of a file of tests, and says line by line how far it is."""
 
     def __init__(self, *arguments: str, program: Path = PEERS) -> None:
-        self.process = subprocess.Popen([sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True)
+        self.process = Forked(forked.program(program, *arguments))
 
     @property
     def pid(self) -> int:
@@ -27,11 +26,12 @@ class Peer:
 
     async def line(self) -> str:
         """Wait for the next line."""
-        assert self.process.stdout is not None
         with trio.fail_after(20):
             line = await trio.to_thread.run_sync(self.process.stdout.readline, abandon_on_cancel=True)
-        assert line, "the process has ended"
-        return line.strip()
+            if not line:
+                errors = await trio.to_thread.run_sync(self.process.stderr.read, abandon_on_cancel=True)
+                raise AssertionError(f"the process has ended: {errors.decode()}")
+        return line.decode().strip()
 
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -49,10 +49,8 @@ class Peer:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        with self.process:
+            self.process.kill()
 
 
 @pytest.fixture
@@ -66,6 +64,5 @@ def spawn() -> Iterator[Callable[..., Peer]]:
 
     yield spawn
     for peer in peers:
-        if peer.process.poll() is None:
-            os.kill(peer.pid, signal.SIGCONT)
+        peer.send_signal(signal.SIGCONT)
         peer.close()

@@ -11,44 +11,37 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from forked import Forked, command, fork, run_forked
 
 from zmdp_trio.cli._failures import Failure
 from zmdp_trio.cli.demo import run_demo
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 120
 
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="watches a process that is not a child")
 
 
-def _command(temporary: Path, *arguments: str) -> dict[str, Any]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
-    return {"args": [sys.executable, "-m", "zmdp_trio", "demo", *arguments], "env": environment}
+def start(temporary: Path, *arguments: str) -> AbstractContextManager[Forked]:
+    return fork(command(temporary, "demo", *arguments, TMPDIR=str(temporary)), LIMIT)
 
 
-def run(temporary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = _command(temporary, *arguments)
-    return subprocess.run(**command, capture_output=True, text=True, timeout=LIMIT, check=False)
+def run(temporary: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return run_forked(command(temporary, "demo", *arguments, TMPDIR=str(temporary)), LIMIT)
 
 
-@contextmanager
-def start(temporary: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = _command(temporary, *arguments) | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(**command, text=True) as process:
-        watchdog = threading.Timer(LIMIT, process.kill)
-        watchdog.start()
-        try:
-            yield process
-        finally:
-            watchdog.cancel()
-            process.kill()
+def lines_until(process: Forked, text: str) -> str:
+    """Return the output up to the line that holds `text`."""
+    output = ""
+    while text not in output:
+        line = process.stdout.readline()
+        assert line, output
+        output += line.decode()
+    return output
 
 
 def worker_of(output: str) -> int:
@@ -65,13 +58,23 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+@pytest.fixture(scope="module", autouse=True)
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """A demo with an empty file, beside the other tests' demos."""
+    folder = tmp_path_factory.mktemp("empty")
+    (folder / "empty").touch()
+    with start(folder, "empty") as process:
+        yield process
+
+
 def test_it_shows_each_step_in_plain_lines(tmp_path: Path) -> None:
     done = run(tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = done.stdout.decode()
     for words in ("134.2 MB", "as on the disk", "requests/s", "p50", "p99", "after the client left", "NOT_FOUND"):
-        assert words in done.stdout
-    assert "\x1b" not in done.stdout
-    assert is_gone(worker_of(done.stdout))
+        assert words in shown
+    assert "\x1b" not in shown
+    assert is_gone(worker_of(shown))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,25 +95,18 @@ def test_it_gives_its_figures_to_programs(tmp_path: Path) -> None:
     assert (list(temporary.iterdir()), file.stat().st_size) == ([], 1_000_001)
 
 
-def test_an_empty_file_will_do(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    assert run(tmp_path, str(tmp_path / "empty")).returncode == 0
+def test_an_empty_file_will_do(empty: Forked) -> None:
+    assert empty.wait(LIMIT) == 0
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["worker", "one by one"])
 def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int, moment: str) -> None:
     with start(tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        output = ""
-        while moment not in output:
-            line = process.stdout.readline()
-            assert line
-            output += line
+        output = lines_until(process, moment)
         process.send_signal(number)
         assert process.wait(LIMIT) == status
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == b""
     assert is_gone(worker_of(output))
     assert list(tmp_path.iterdir()) == []
 
@@ -118,11 +114,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, 
 @needs_pidfd
 def test_the_worker_ends_also_when_the_demo_is_killed(tmp_path: Path) -> None:
     with start(tmp_path) as process:
-        assert process.stdout is not None
-        output = ""
-        while "worker" not in output:
-            output += process.stdout.readline()
-        worker = os.pidfd_open(worker_of(output))
+        worker = os.pidfd_open(worker_of(lines_until(process, "worker")))
         process.kill()
     ended, _, _ = select.select([worker], [], [], LIMIT)
     os.close(worker)
@@ -151,14 +143,9 @@ def test_a_worker_that_fails_is_a_plain_reason(
 
 def test_a_worker_that_is_killed_is_a_plain_reason(tmp_path: Path) -> None:
     with start(tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        output = ""
-        while "one by one" not in output:
-            output += process.stdout.readline()
-        os.kill(worker_of(output), signal.SIGKILL)
+        os.kill(worker_of(lines_until(process, "one by one")), signal.SIGKILL)
         assert process.wait(LIMIT) == 1
-        assert process.stderr.read() == "zmdp: the worker process ended too early: signal 9\n"
+        assert process.stderr.read() == b"zmdp: the worker process ended too early: signal 9\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,9 +156,7 @@ def test_no_worker_command(tmp_path: Path) -> None:
 
 def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
     with start(tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert (process.wait(LIMIT), process.stderr.read()) == (0, "")
+        assert (process.wait(LIMIT), process.stderr.read()) == (0, b"")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import trio
 
 from zmdp_trio import Broker, Client, RequestError, Settings, WorkerLost, open_broker, open_client, open_worker
@@ -99,21 +98,27 @@ async def play_worker(endpoint: str, settings: Settings) -> None:
 # ---- blocked
 
 
-@pytest.mark.parametrize("name", ["in a thread", "in the loop", "with the GIL"])
-async def test_a_handler_that_blocks_is_waited_for(name: str, spawn: Callable[..., Peer]) -> None:
-    """`retry` would run it again on the second worker, were the first one taken for dead."""
+async def test_a_handler_that_blocks_is_waited_for(spawn: Callable[..., Peer]) -> None:
+    """Each way to block has a broker and workers of its own; they block at the same time, which takes long enough."""
     with trio.fail_after(60):
-        async with (
-            open_broker("tcp://127.0.0.1:*", settings=QUICK) as broker,
-            open_client(broker.endpoints[0], settings=QUICK) as client,
-        ):
-            for each in ("one", "two"):
-                assert await start_worker(spawn, broker, each).line() == "welcomed"
-            assert await client.request(name, BLOCK, retry=3) == 1
-            assert sum([await client.request("runs", worker=each) for each in ("one", "two")]) == 1
-            numbers = broker.statistics()
-            assert (numbers.services[name].received, numbers.services[name].replied) == (1, 1)
-            assert (numbers.workers, numbers.late_replies, numbers.duplicates) == (2, 0, 0)
+        async with trio.open_nursery() as nursery:
+            for name in ("in a thread", "in the loop", "with the GIL"):
+                nursery.start_soon(block, name, spawn)
+
+
+async def block(name: str, spawn: Callable[..., Peer]) -> None:
+    """`retry` would run it again on the second worker, were the first one taken for dead."""
+    async with (
+        open_broker("tcp://127.0.0.1:*", settings=QUICK) as broker,
+        open_client(broker.endpoints[0], settings=QUICK) as client,
+    ):
+        for each in ("one", "two"):
+            assert await start_worker(spawn, broker, each).line() == "welcomed"
+        assert await client.request(name, BLOCK, retry=3) == 1
+        assert sum([await client.request("runs", worker=each) for each in ("one", "two")]) == 1
+        numbers = broker.statistics()
+        assert (numbers.services[name].received, numbers.services[name].replied) == (1, 1)
+        assert (numbers.workers, numbers.late_replies, numbers.duplicates) == (2, 0, 0)
 
 
 def start_worker(spawn: Callable[..., Peer], broker: Broker, name: str, settings: Settings = QUICK) -> Peer:

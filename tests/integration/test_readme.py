@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked import run_forked, snippet
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -28,8 +29,8 @@ SNIPPETS = [(path, text) for path in DOCUMENTS for text in fences(path, "python"
 
 @pytest.mark.parametrize(("path", "text"), SNIPPETS, ids=lambda each: each.name if isinstance(each, Path) else "")
 def test_a_python_snippet_runs(path: Path, text: str) -> None:
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run_forked(snippet(ROOT, text), LIMIT)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_first_snippet_prints_what_its_comment_says() -> None:

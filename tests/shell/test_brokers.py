@@ -28,7 +28,7 @@ from zmdp_trio import (
     open_worker,
     service,
 )
-from zmdp_trio._core.client.machine import RETURN
+from zmdp_trio._core.client.choice import RETURN
 from zmdp_trio._core.client.ranking import weight_of
 from zmdp_trio._transport.memory import current_network, host
 

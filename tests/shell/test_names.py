@@ -14,7 +14,7 @@ import pytest
 import trio
 from cluster import echo, until
 
-import zmdp_trio._engine as engine
+import zmdp_trio._engine.dialled as engine
 from zmdp_trio import BrokerLost, Client, Worker, open_broker, open_client, open_worker, service
 from zmdp_trio._resolve import HostName, host_name
 from zmdp_trio._settings import Settings

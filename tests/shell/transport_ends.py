@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from zmdp_trio._transport import Options, dial, listen
-from zmdp_trio.testing._transport.ends import OPTIONS as OPTIONS
-from zmdp_trio.testing._transport.ends import End as End
-from zmdp_trio.testing._transport.ends import greet as greet
-from zmdp_trio.testing._transport.ends import running as running
+from zmdp_trio.testing._checks.ends import OPTIONS as OPTIONS
+from zmdp_trio.testing._checks.ends import End as End
+from zmdp_trio.testing._checks.ends import greet as greet
+from zmdp_trio.testing._checks.ends import running as running
 
 
 def bind(*endpoints: str, options: Options = OPTIONS) -> End:

@@ -1,4 +1,4 @@
-"""The fixtures and options for pytest, each in a pytest of its own."""
+"""The fixtures and options for pytest, each in a pytest of its own; some in a process of its own too."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_in_memory(project: pytest.Pytester) -> None:
 
 def test_over_tcp(project: pytest.Pytester) -> None:
     project.makepyfile(TESTS)
-    result = project.runpytest_subprocess("--zmdp-transport=tcp", "-rs")
+    result = project.runpytest_inprocess("--zmdp-transport=tcp", "-rs")
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines_random(
         [
@@ -79,14 +79,14 @@ def test_over_tcp(project: pytest.Pytester) -> None:
 
 def test_with_marks_instead_of_the_trio_mode(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(TESTS.replace("    async def test_", "    @pytest.mark.trio\n    async def test_"))
-    pytester.runpytest_subprocess().assert_outcomes(passed=3)
+    pytester.runpytest_inprocess().assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize("text", EXAMPLES, ids=range(len(EXAMPLES)))
 @pytest.mark.parametrize("transport", ["memory", "tcp"])
 def test_the_document_s_examples(project: pytest.Pytester, transport: str, text: str) -> None:
     project.makepyfile(text)
-    result = project.runpytest_subprocess(f"--zmdp-transport={transport}")
+    result = project.runpytest_inprocess(f"--zmdp-transport={transport}")
     number = text.count("async def test_")
     virtual = text.count("(zmdp_clock") if transport == "tcp" else 0
     result.assert_outcomes(passed=number - virtual, skipped=virtual)
@@ -106,13 +106,14 @@ def test_the_seed_is_an_option(project: pytest.Pytester) -> None:
     )
 
     def epoch(*options: str) -> str:
-        found = re.search(r"EPOCH (\d+ \w+)", project.runpytest_subprocess("-s", *options).stdout.str())
+        found = re.search(r"EPOCH (\d+ \w+)", project.runpytest_inprocess("-s", *options).stdout.str())
         assert found
         return found[1]
 
-    assert epoch() == epoch("--zmdp-seed=0")
-    assert epoch("--zmdp-seed=5").startswith("5 ")
-    assert epoch()[2:] != epoch("--zmdp-seed=5")[2:]
+    default, other = epoch(), epoch("--zmdp-seed=5")
+    assert default == epoch("--zmdp-seed=0")
+    assert other.startswith("5 ")
+    assert default[2:] != other[2:]
 
 
 def test_a_project_without_trio_does_not_notice(pytester: pytest.Pytester) -> None:

@@ -18,6 +18,8 @@ VERSION = 1
 MAX_AMOUNT = 2**48
 #: Bytes in the longest session id, name of a peer, or key.
 MAX_NAME = 255
+#: Details, as a value, of an error of the broker's own: no worker has seen the request, so another broker may have it.
+NOT_RUN = {"ran": False}
 
 #: `bytes`, under a name that the fields called so don't hide.
 Data = bytes

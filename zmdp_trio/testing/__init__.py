@@ -17,8 +17,8 @@ from .._transport.memory import host as host
 from ._clock import VirtualClock as VirtualClock
 from ._cluster import Cluster as Cluster
 from ._cluster import Peer as Peer
-from ._cluster import open_cluster as open_cluster
 from ._faults import Faults as Faults
+from ._open import open_cluster as open_cluster
 from ._run import run as run
 from ._run import seeded as seeded
 

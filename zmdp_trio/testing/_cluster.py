@@ -1,13 +1,11 @@
-"""Brokers, workers, and clients in one process, as many as a test wants."""
+"""Brokers, workers, and clients in one process, as many as a test wants, and what can befall them."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import math
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final, Literal, NoReturn, TypeAlias, TypeVar, Unpack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal, TypeAlias, TypeVar, Unpack
 
 import attrs
 import trio
@@ -15,7 +13,6 @@ import trio.testing
 
 from .._broker import Broker, open_broker
 from .._client import Client, open_client
-from .._nursery import open_plain_nursery
 from .._service import Service
 from .._settings import Overrides, Settings, settings_with
 from .._transport.memory import MemoryPort, Network, current_network, host
@@ -319,78 +316,3 @@ def _ports(peer: Peer) -> list[MemoryPort]:
     if isinstance(peer, Worker) and peer._callers is not None:
         engines.append(peer._callers._engine)
     return [port for engine in engines for port in engine._ports() if isinstance(port, MemoryPort)]
-
-
-@asynccontextmanager
-async def _time_limit(seconds: float) -> AsyncIterator[None]:
-    """End what waits for ever, which under a virtual clock would beat for ever.
-
-    A task of its own, since a cancel scope would be every request's deadline.
-    """
-
-    async def end() -> NoReturn:
-        await trio.sleep(seconds)
-        raise trio.TooSlowError(f"the cluster was up for {seconds:,g} s: is something waiting for ever?")
-
-    async with open_plain_nursery() as nursery:
-        if seconds < math.inf:
-            nursery.start_soon(end)
-        yield
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def open_cluster(
-    *services: Service[..., Any],
-    brokers: int = 1,
-    workers: int = 1,
-    clients: int = 1,
-    transport: Transport = "memory",
-    check: bool = True,
-    settle_within: float | None = None,
-    limit: float = 86_400,
-    settings: Settings | None = None,
-    **overrides: Unpack[Overrides],
-) -> AsyncIterator[Cluster]:
-    """Run a cluster for as long as the block runs.
-
-        async with open_cluster(echo, workers=2) as cluster:
-            assert await cluster.client.request("echo", 1) == 1
-
-    It begins when all workers and clients are connected to all brokers.  At its normal end all take their leave in
-    good order, after a check that nothing is left of any request; an exception ends it at once.
-
-    Args:
-        services: what every worker serves; none are needed with `workers=0`.
-        brokers: how many, at least one; workers and clients get the endpoints of all.
-        workers: how many.
-        clients: how many.
-        transport: `memory`, or `tcp` on this machine, where there is neither virtual time nor a fault.
-        check: call `Cluster.settle` at the normal end.
-        settle_within: seconds that `Cluster.settle` waits; by default as long as a session that was lost is kept, so
-            that what killed peers left behind is gone, too.
-        limit: seconds on Trio's clock after which the cluster, and with it the block, ends as trio.TooSlowError.
-        settings: limits and intervals of everybody; `overrides` replaces some, such as `heartbeat=1`.
-
-    Raises:
-        AssertionError: at the end, something is left of a request.
-    """
-    if brokers < 1:
-        raise ValueError(f"a cluster has at least one broker, not {brokers!r}")
-    async with _time_limit(limit), open_plain_nursery() as nursery:
-        cluster = Cluster(services, nursery, transport, settle_within, settings_with(settings, **overrides))
-        try:
-            for add, number in (
-                (cluster.add_broker, brokers),
-                (functools.partial(cluster.add_worker, wait=False), workers),
-                (cluster.add_client, clients),
-            ):
-                for _ in range(number):
-                    await add()
-            await cluster._wait_connected()
-            yield cluster
-            if check:
-                await cluster.settle()
-            await cluster._stop_all()
-        finally:
-            cluster._cancel_all()

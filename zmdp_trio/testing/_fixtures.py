@@ -11,7 +11,8 @@ import trio
 from .._chance import seed_chance
 from .._service import Service
 from ._clock import VirtualClock
-from ._cluster import Cluster, Transport, open_cluster
+from ._cluster import Cluster, Transport
+from ._open import open_cluster
 
 
 def cluster_opener(

@@ -20,8 +20,8 @@ from .._transport import Lost as Lost
 from .._transport import Options as Options
 from .._transport import PeerGone as PeerGone
 from .._transport import Port as Port
-from ._transport import CHECKS as CHECKS
-from ._transport import Check as Check
-from ._transport import Endurance as Endurance
-from ._transport import Transport as Transport
-from ._transport import check_random_cancellation as check_random_cancellation
+from ._checks import CHECKS as CHECKS
+from ._checks import Check as Check
+from ._checks import Endurance as Endurance
+from ._checks import Transport as Transport
+from ._checks import check_random_cancellation as check_random_cancellation

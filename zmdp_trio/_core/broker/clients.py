@@ -7,10 +7,10 @@ from typing import Any, Final
 from ..._errors import ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..link import headers_size, request_weight, weight
-from .dispatcher import NOT_RUN
+from .claims import Claim
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
-from .recovery import Claim, Recovery
+from .recovery import Recovery
 from .service import Service
 from .session import Session
 
@@ -82,6 +82,8 @@ class ClientCommands(Recovery):
             return
         service.counters.joined += 1
         entry.joined = True
+        if entry.job is not None:
+            self._adopt(entry.job, request)
         self._keys.join(entry, session, request.id, deadline_of(request, now))
         self._forget_service(service)
         self._share_deadline(entry, now)
@@ -109,7 +111,7 @@ class ClientCommands(Recovery):
         if request.headers and headers_size(request.headers) > limits.max_headers:
             return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
-            return Unavailable("the broker is draining", details=NOT_RUN)
+            return Unavailable("the broker is draining", details=c.NOT_RUN)
         return self._too_many(job.owner, len(job.owner.requests))
 
     def _too_many(self, session: Session, requests: int) -> RequestError | None:

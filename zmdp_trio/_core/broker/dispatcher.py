@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -28,9 +28,6 @@ from .job import JOB_BYTES, Job, JobInput, JobState
 from .keys import Caller, KeyedClient, KeyTable
 from .service import Counters, Offer, Service
 from .session import Session
-
-#: Details of an error that tell a client that no worker has seen its request, so that another broker may have it.
-NOT_RUN: Final = {"ran": False}
 
 
 class Dispatcher(ABC):
@@ -271,7 +268,7 @@ class Dispatcher(ABC):
         name = job.service.name
         if job.rejected_by is not None:
             return RequestRejected("every worker rejected it")
-        details = None if job.given else NOT_RUN
+        details = None if job.given else c.NOT_RUN
         if job.wanted is not None:
             return ServiceNotFound(f"no worker {job.wanted!r} offers {name!r}", details=details)
         if job.service.lost_at is not None:

@@ -2,6 +2,7 @@
 
 A request's way: `ClientCommands._on_request` makes a job; `Dispatcher` finds a worker for it, or lets it wait;
 `WorkerCommands` pass on what the worker says; a CANCEL, or the loss of either side, ends it early.
+After a restart, `Recovery` makes the job, of what its client claims and a worker holds.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
+from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
 from .job import Job
-from .recovery import AwaitedKey, Claim, Holding, Recovery
+from .recovery import Recovery
 from .service import Service
 from .session import Session
 from .workers import WORKER_COMMANDS, WorkerCommands
@@ -173,6 +175,9 @@ class BrokerMachine(ClientCommands, WorkerCommands):
             commands, skipped = zmdp1.decode(frames)
             self._skipped += skipped
             hello = commands[1] if len(commands) > 1 else None
+            if isinstance(hello, c.Goodbye):
+                # It left before its greeting did.
+                return
             if not isinstance(hello, c.Hello):
                 raise ProtocolError("greet first")
             if hello.version != c.VERSION:

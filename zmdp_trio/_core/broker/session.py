@@ -9,9 +9,9 @@ from ..._wire.commands import Command, Hello
 from ..link import Ledger, Link
 
 if TYPE_CHECKING:
+    from .claims import Claim, Holding
     from .job import Job
     from .keys import Caller
-    from .recovery import Claim, Holding
     from .service import Offer
 
 

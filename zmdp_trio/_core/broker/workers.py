@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..._errors import Code, DeadlineExceeded, ProtocolError, RequestError
+from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError, RequestError
 from ..._wire import commands as c
 from ..link import weight
 from .dispatcher import Dispatcher
@@ -89,13 +89,17 @@ class WorkerCommands(Dispatcher):
         if len(error.code) + len(error.reason) + len(error.message) + len(error.details) > MAX_ERROR:
             raise ProtocolError(f"request {error.id}: an error above {MAX_ERROR:,} bytes")
         counters = job.service.counters
-        if self._too_early(job, error, now):
+        too_early = self._too_early(job, error, now)
+        if too_early and job.request is not None:
             offer = self._withdraw(job)
             self._again(job, now)
             self._feed(offer, now)
             return
         if job.state is not JobState.RUNNING:
             counters.cancelled += 1
+        elif too_early:
+            counters.failed += 1
+            self._tell(job, BrokerLost("its worker gave it up too early, and its payload was lost with the broker"))
         else:
             if error.code == Code.DEADLINE_EXCEEDED.value:
                 counters.expired += 1
@@ -109,7 +113,7 @@ class WorkerCommands(Dispatcher):
 
         Such an outcome is not remembered: who had come a moment later would have had it run anew, and so has this one.
         """
-        if error.reason != DeadlineExceeded.reason or job.state is not JobState.RUNNING or job.request is None:
+        if error.reason != DeadlineExceeded.reason or job.state is not JobState.RUNNING or job.partials:
             return False
         return isinstance(job.client, KeyedClient) and job.client.joined and now < job.deadline
 

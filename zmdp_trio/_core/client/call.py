@@ -7,7 +7,9 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from ..._errors import InvalidArgument, MessageTooLarge
 from ..._wire import commands as c
+from ..link import headers_size
 
 if TYPE_CHECKING:
     from ..._errors import RequestError
@@ -141,3 +143,27 @@ class Call:
     def step(self, event: CallInput) -> None:
         """Change state; a KeyError is a defect of the machine."""
         self.state = TRANSITIONS[self.state][event]
+
+
+def check_request(request: c.Request, limits: c.Limits) -> None:
+    """Make sure that a broker with these limits would take a request.
+
+    Raises:
+        MessageTooLarge: the payload, the headers, or a name is too long.
+        InvalidArgument: a name or a header is no text, or `retry` is more than the wire has room for.
+    """
+    try:
+        sizes = (
+            ("the payload", len(request.body), limits.message),  # type: ignore[arg-type]
+            ("the headers", headers_size(request.headers) if request.headers else 0, limits.headers),
+            ("the service name", len(request.service.encode()), limits.service),
+            ("the key", len(request.key.encode()) if request.key else 0, c.MAX_NAME),
+            ("the worker's name", len(request.worker.encode()) if request.worker else 0, c.MAX_NAME),
+        )
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"a name or a header is no text: {error.reason}") from None
+    for what, size, limit in sizes:
+        if size > limit:
+            raise MessageTooLarge(f"{what}: {size:,} bytes, the limit is {limit:,}", service=request.service[:80])
+    if request.retry > c.MAX_RETRY:
+        raise InvalidArgument(f"retry: {request.retry:,} is above {c.MAX_RETRY:,}", service=request.service)

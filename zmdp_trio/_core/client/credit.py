@@ -67,6 +67,11 @@ class CreditBudget:
         """Return more credit for a stream, if what it has gets short."""
         return self._grant(call) if self._is_short(call) else None
 
+    def forgive(self, call: Call) -> None:
+        """Let a call have no less than nothing: what a worker overdrew does not count at a restarted broker."""
+        call.granted_messages = max(call.granted_messages, 0)
+        call.granted = max(call.granted, 0)
+
     def close(self, call: Call) -> None:
         """Take back what a call was granted: nothing more will come for it."""
         if not call.discards:

@@ -11,7 +11,6 @@ from ..._errors import (
     BrokerLost,
     DeadlineExceeded,
     InvalidArgument,
-    MessageTooLarge,
     RequestCancelled,
     RequestError,
     ServiceNotFound,
@@ -23,11 +22,11 @@ from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire.frames import UNREADABLE
 from ..dialler import Dialler
-from ..link import headers_size, request_weight, weight
+from ..link import request_weight, weight
 from ..uplink import Greeted, Identity, Uplink
-from .call import Call, CallInput, CallState
+from .call import Call, CallInput, CallState, check_request
+from .choice import BrokerChoice
 from .credit import CreditBudget
-from .ranking import ranked
 
 #: Waits shorter than this are not split to look at the caller's deadline again.
 RESAMPLE_MIN = 0.02
@@ -35,13 +34,7 @@ RESAMPLE_MIN = 0.02
 LOST = frozenset((WorkerLost.reason, BrokerLost.reason))
 #: Seconds that a keyed call waits for its broker to be found, at the start of a client.
 PATIENCE = 1.0
-#: Seconds for which a broker that did not know a service is asked for it last, and how many such cases are remembered.
-ABSENCE = 10.0
-MAX_ABSENT = 10_000
-#: Seconds for which a broker that has come back is asked last: its workers may take as long to find it.
-RETURN = 3.0
-#: Details of a broker's error that tell that no worker has seen the request, and the reasons that it may have.
-NOT_RUN = {"ran": False}
+#: Reasons of errors that are the broker's own: with one of these, NOT_RUN says that no worker has seen the request.
 BROKERS_OWN = (Unavailable.reason, ServiceNotFound.reason)
 
 
@@ -59,11 +52,7 @@ class ClientMachine(Dialler):
         self._news: list[Call] = []
         self._next_id = 0
         self.credit = CreditBudget(settings)
-        self._turn = 0
-        #: Brokers that were away, and until when they are asked last.
-        self._returning: dict[Uplink, float] = {}
-        #: Services that brokers did not know, and until when that is remembered.
-        self._absent: dict[tuple[Uplink, str], float] = {}
+        self.choice = BrokerChoice(self.uplinks, self.unresolved, self._calls)
         #: Replies to requests that had ended already.
         self.late_replies = 0
         self.started = 0
@@ -81,8 +70,8 @@ class ClientMachine(Dialler):
         Raises:
             InvalidArgument: a broker would not take it; nothing was sent.
         """
-        uplink = self._choose(call, now)
-        self._check(call.request, uplink)
+        uplink = self.choice.choose(call, now)
+        check_request(call.request, uplink.limits if uplink else c.Limits.of(self.settings))
         self.started += 1
         call.heard = now
         if uplink is None:
@@ -155,56 +144,6 @@ class ClientMachine(Dialler):
 
     # ---- sending
 
-    def _choose(self, call: Call, now: float, avoid: Uplink | None = None) -> Uplink | None:
-        """Return the broker to send a call to: of those that live, the one that has the fewest of our calls."""
-        if call.request.key is not None:
-            return self._choose_by_key(call, call.request.key)
-        up = [uplink for uplink in self.uplinks.values() if uplink.up]
-        if len(up) < 2:
-            return up[0] if up else None
-        up = [uplink for uplink in up if uplink.wanted] or up
-        up = [uplink for uplink in up if uplink is not avoid and uplink not in call.refused_by] or up
-        if self._returning:
-            up = [uplink for uplink in up if self._returning.get(uplink, now) <= now] or up
-        if self._absent:
-            service = call.request.service
-            up = [uplink for uplink in up if self._absent.get((uplink, service), now) <= now] or up
-        self._turn += 1
-        first = self._turn % len(up)
-        return min(up[first:] + up[:first], key=lambda uplink: len(self._calls[uplink]))
-
-    def _choose_by_key(self, call: Call, key: str) -> Uplink | None:
-        """Return the first in the key's ranking that is there; None while that is not known."""
-        if not call.hasty and any(reason is None for reason in self.unresolved.values()):
-            return None
-        up = []
-        for uplink in ranked(self.uplinks.values(), call.request.service, key):
-            if uplink.up:
-                up.append(uplink)
-                if uplink.wanted and uplink not in call.refused_by:
-                    return uplink
-            elif uplink.untried and not call.hasty:
-                return None
-        return up[0] if up else None
-
-    def _check(self, request: c.Request, uplink: Uplink | None) -> None:
-        limits = uplink.limits if uplink else c.Limits.of(self.settings)
-        try:
-            sizes = (
-                ("the payload", len(request.body), limits.message),  # type: ignore[arg-type]
-                ("the headers", headers_size(request.headers) if request.headers else 0, limits.headers),
-                ("the service name", len(request.service.encode()), limits.service),
-                ("the key", len(request.key.encode()) if request.key else 0, c.MAX_NAME),
-                ("the worker's name", len(request.worker.encode()) if request.worker else 0, c.MAX_NAME),
-            )
-        except UnicodeEncodeError as error:
-            raise InvalidArgument(f"a name or a header is no text: {error.reason}") from None
-        for what, size, limit in sizes:
-            if size > limit:
-                raise MessageTooLarge(f"{what}: {size:,} bytes, the limit is {limit:,}", service=request.service[:80])
-        if request.retry > c.MAX_AMOUNT:
-            raise InvalidArgument(f"retry: {request.retry:,} is above {c.MAX_AMOUNT:,}", service=request.service)
-
     def _wait(self, call: Call, now: float) -> None:
         call.step(CallInput.WAIT)
         self._waiting[call] = None
@@ -216,7 +155,7 @@ class ClientMachine(Dialler):
     def _send_waiting(self, now: float) -> None:
         """Send what waits for a broker, and may have one now."""
         for call in list(self._waiting):
-            uplink = self._choose(call, now)
+            uplink = self.choice.choose(call, now)
             if uplink is not None:
                 del self._waiting[call]
                 self._timers.cancel(call)
@@ -277,15 +216,15 @@ class ClientMachine(Dialler):
             self._again(call, now)
             return
         # With any other reason they are a handler's own details.
-        not_run = error.reason in BROKERS_OWN and details == NOT_RUN
+        not_run = error.reason in BROKERS_OWN and details == c.NOT_RUN
         if not_run:
             details = None
         failure = error_from_wire(error.code, error.reason, error.message, details, call.request.service)
         if not_run and isinstance(failure, ServiceNotFound):
-            self._note_absence(uplink, call.request, now)
+            self.choice.note_absence(uplink, call.request, now)
         # A broker that lost its last worker has waited for another one with a retry in hand: there is one run left.
         once_more = type(failure) is Unavailable and self._may_run_again(call)
-        other = self._other_for(call, uplink, now) if not_run or once_more else None
+        other = self.choice.other_for(call, uplink, now) if not_run or once_more else None
         if other is None:
             self._end(call, failure)
             return
@@ -294,18 +233,6 @@ class ClientMachine(Dialler):
         self._take_back(call)
         self._timers.cancel(call)
         self._send_again(call, other, now)
-
-    def _note_absence(self, uplink: Uplink, request: c.Request, now: float) -> None:
-        if request.worker is None and len(self.uplinks) > 1:
-            if len(self._absent) >= MAX_ABSENT:
-                self._absent.clear()
-            self._absent[uplink, request.service] = now + ABSENCE
-
-    def _other_for(self, call: Call, uplink: Uplink, now: float) -> Uplink | None:
-        """Return a broker that has not refused the call, as this one has; None if there is none."""
-        call.refused_by |= {uplink}
-        other = self._choose(call, now)
-        return other if other is not None and other.wanted and other not in call.refused_by else None
 
     def _on_heartbeat(self, uplink: Uplink, heartbeat: c.Heartbeat, now: float) -> None:
         for held in heartbeat.held:
@@ -378,21 +305,16 @@ class ClientMachine(Dialler):
             self._claim_calls(uplink, now)
         elif greeted is Greeted.FRESH:
             self._lose_calls(uplink, "it has forgotten the session", now)
-        if greeted is not Greeted.RESUMED:
-            self._absent = {key: until for key, until in self._absent.items() if key[0] is not uplink}
-        if uplink in self._returning:
-            self._returning = {each: until for each, until in self._returning.items() if until > now}
-            self._returning[uplink] = now + RETURN
+        self.choice.note_up(uplink, now, resumed=greeted is Greeted.RESUMED)
         self._send_waiting(now)
 
     def _on_removed(self, uplink: Uplink) -> None:
         del self._calls[uplink]
-        self._returning.pop(uplink, None)
-        self._absent = {key: until for key, until in self._absent.items() if key[0] is not uplink}
+        self.choice.forget(uplink)
 
     def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
         super().lost(uplink, reason, now=now)
-        self._returning[uplink] = math.inf
+        self.choice.note_loss(uplink)
         if self._waiting:
             # A keyed call may have waited for this one.
             self._send_waiting(now)
@@ -416,12 +338,13 @@ class ClientMachine(Dialler):
                 self._send_again(call, uplink, now)
                 continue
             call.claimed = True
+            self.credit.forgive(call)
             claim = c.Claim(
                 call.id,
                 call.request.service,
                 received=None if call.discards else call.partials,
-                messages=max(call.granted_messages, 0),
-                bytes=max(call.granted, 0),
+                messages=call.granted_messages,
+                bytes=call.granted,
                 left=None if call.deadline == math.inf else max(call.deadline - now, 0.0),
                 key=call.request.key,
             )
@@ -455,7 +378,7 @@ class ClientMachine(Dialler):
         self._take_back(call)
         call.retries -= 1
         call.request.retry = call.retries
-        uplink = self._choose(call, now, avoid=lost)
+        uplink = self.choice.choose(call, now, avoid=lost)
         if uplink is None:
             self._wait(call, now)
         else:
@@ -464,7 +387,7 @@ class ClientMachine(Dialler):
     def _send_again(self, call: Call, uplink: Uplink, now: float) -> None:
         """Send a call whose caller was waiting already, unless this broker would not take it."""
         try:
-            self._check(call.request, uplink)
+            check_request(call.request, uplink.limits)
         except InvalidArgument as error:
             self._end(call, error)
             return

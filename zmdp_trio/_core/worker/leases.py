@@ -18,6 +18,7 @@ a turn takes as long: so leases don't flap with every request that comes and goe
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
@@ -45,8 +46,8 @@ class Lease:
     target: int = 0
     #: Requests that wait at the broker because its lease is used up.
     wanted: int = 0
-    #: How often it was told, and has not answered.
-    unanswered: int = 0
+    #: What it was told, in order, and has not answered.
+    unanswered: deque[int] = attrs.Factory(deque)
     #: When it was last given something to wait for: its place among those that want more.
     asked: float = -math.inf
     #: When it last came to have a slot at all.
@@ -127,7 +128,8 @@ class Leases(Generic[B]):
         lease = self.lease(broker)
         self.stray += lease.running
         lease.slots = lease.told = lease.offered
-        lease.offered = lease.running = lease.wanted = lease.unanswered = 0
+        lease.offered = lease.running = lease.wanted = 0
+        lease.unanswered.clear()
         # All there is can only become less, by a SLOTS.
         lease.announced = len(self._active) == 1 or lease.told in (0, self.concurrency)
 
@@ -148,7 +150,8 @@ class Leases(Generic[B]):
             self._active.remove(broker)
             self._share_evenly()
             lease = self.lease(broker)
-            lease.slots = lease.told = lease.offered = lease.target = lease.wanted = lease.unanswered = 0
+            lease.slots = lease.told = lease.offered = lease.target = lease.wanted = 0
+            lease.unanswered.clear()
 
     def close(self, broker: B) -> None:
         """A session is over, and its lease with it; what runs for it keeps its slots until it ends."""
@@ -161,8 +164,10 @@ class Leases(Generic[B]):
     def acknowledged(self, broker: B, slots: int) -> None:
         """A broker holds to this lease from now on: never to more than it was told."""
         lease = self.lease(broker)
-        lease.slots = min(slots, max(lease.slots, lease.told))
-        lease.unanswered = max(lease.unanswered - 1, 0)
+        if lease.unanswered:
+            lease.unanswered.popleft()
+        # What it was told since is in force from some moment on: nobody knows yet from which.
+        lease.slots = min(max(slots, *lease.unanswered, 0), max(lease.slots, lease.told))
 
     def ask(self, broker: B) -> None:
         """Have a broker told its lease again, so that it says what waits there, though it shares us with nobody."""
@@ -214,7 +219,7 @@ class Leases(Generic[B]):
 
     def _telling(self, lease: Lease) -> int:
         lease.announced = True
-        lease.unanswered += 1
+        lease.unanswered.append(lease.told)
         return lease.told
 
     def _free(self) -> int:

@@ -42,13 +42,22 @@ class WorkerEvent(enum.IntEnum):
 
 
 class Unclaimed:
-    """What runs for one broker that was restarted, until the callers say whether they still wait for it."""
+    """What there is for a broker to come, until the callers say whether they still wait for it.
 
-    __slots__ = ("executions", "uplink")
+    Attributes:
+        executions: what runs, by the time that the broker was restarted.
+        ended: what ended while there was no broker to tell.
+    """
+
+    __slots__ = ("ended", "executions", "uplink")
 
     def __init__(self, uplink: Uplink) -> None:
         self.uplink = uplink
         self.executions: dict[Origin, Execution] = {}
+        self.ended: set[Origin] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.executions or self.ended)
 
 
 class WorkerMachine(Dialler):
@@ -172,8 +181,11 @@ class WorkerMachine(Dialler):
 
     @property
     def drained(self) -> bool:
-        """No broker will send another request, nothing runs, and what the handlers said has left."""
-        if not self.draining or self._undrained or self.running:
+        """No broker will send another request, nothing runs, and what the handlers said has left.
+
+        What a broker was away for is said when it is back, if that is in time.
+        """
+        if not self.draining or self._undrained or self.running or any(self._unclaimed.values()):
             return False
         return all(uplink.link.flushed for uplink in self.uplinks.values() if uplink.up)
 
@@ -214,7 +226,7 @@ class WorkerMachine(Dialler):
 
     def _is_done(self, uplink: Uplink) -> bool:
         """A broker that has work for us, a draining one for example, is served until it has none."""
-        if self._held[uplink] or self._unclaimed[uplink].executions:
+        if self._held[uplink] or self._unclaimed[uplink]:
             return False
         if not uplink.up or self._leaving.get(uplink):
             return True
@@ -250,9 +262,10 @@ class WorkerMachine(Dialler):
             else:
                 leases.fresh(uplink)
         if greeted is Greeted.RESTARTED:
-            self._await_claims(uplink, now)
+            self._await_claims(uplink)
         elif greeted is Greeted.FRESH:
             self._orphan(uplink)
+        self._limit_wait(uplink, now)
         self._report(uplink, greeted, now)
         if self.draining:
             # It was greeted before the drain.
@@ -262,6 +275,7 @@ class WorkerMachine(Dialler):
     def _on_down(self, uplink: Uplink, now: float) -> None:
         """Handlers go on: the session may come back."""
         self._undrained.pop(uplink, None)
+        self._timers.cancel(self._unclaimed[uplink])
 
     def _on_given_up(self, uplink: Uplink, now: float) -> None:
         uplink.link.drop_outbox()
@@ -300,6 +314,7 @@ class WorkerMachine(Dialler):
     def _abandon(self, unclaimed: Unclaimed) -> None:
         """Cancel what was not claimed."""
         self._timers.cancel(unclaimed)
+        unclaimed.ended.clear()
         for execution in unclaimed.executions.values():
             self._strays.add(execution)
             self._cancel(execution)
@@ -307,7 +322,7 @@ class WorkerMachine(Dialler):
 
     # ---- a broker that was restarted
 
-    def _await_claims(self, uplink: Uplink, now: float) -> None:
+    def _await_claims(self, uplink: Uplink) -> None:
         """Let go on what runs for the broker before this one, but for what nobody can claim."""
         unclaimed = self._unclaimed[uplink]
         for id, execution in list(self._held[uplink].items()):
@@ -316,7 +331,11 @@ class WorkerMachine(Dialler):
                 execution.orphaned = True
                 unclaimed.executions[execution.origin] = execution
         self._orphan_held(uplink)
-        if unclaimed.executions:
+
+    def _limit_wait(self, uplink: Uplink, now: float) -> None:
+        """Callers have so long to claim what there is, now that their broker is back."""
+        unclaimed = self._unclaimed[uplink]
+        if unclaimed:
             self._timers.set(unclaimed, now + self.settings.resume)
 
     def _report(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
@@ -337,6 +356,7 @@ class WorkerMachine(Dialler):
         if command.id in self._held[uplink]:
             raise ProtocolError(f"request {command.id} came twice")
         origin = command.caller, command.call
+        self._unclaimed[uplink].ended.discard(origin)
         execution = self._unclaimed[uplink].executions.pop(origin, None)
         outcome = self._outcomes.get(origin)
         if execution is not None:
@@ -495,8 +515,8 @@ class WorkerMachine(Dialler):
     # ---- the end
 
     def _end(self, execution: Execution, outcome: c.Final | c.Error | c.Reject, size: int) -> None:
-        if execution.active and execution.request.caller:
-            self._outcomes.add(execution, outcome, size, self._now)
+        if execution.active and execution.request.caller and not isinstance(outcome, c.Reject):
+            self._remember(execution, outcome, size)
         execution.step(ExecutionInput.END)
         leases = self._leases[execution.request.service]
         uplink = execution.uplink
@@ -515,6 +535,13 @@ class WorkerMachine(Dialler):
         if lease.running >= lease.told or leases.contended:
             # It ran beside a lease that had been taken back, or the slot is idle now while another broker wants one.
             self._share_out()
+
+    def _remember(self, execution: Execution, outcome: c.Final | c.Error, size: int) -> None:
+        """Keep an outcome for a broker to come.  (What was rejected may be with another worker by then.)"""
+        self._outcomes.add(execution, outcome, size, self._now)
+        if execution.orphaned or not execution.uplink.up:
+            # Only what nobody waits for any more, and is not active, may outlive its uplink.
+            self._unclaimed[execution.uplink].ended.add(execution.origin)
 
     def _too_large(self, execution: Execution, size: int) -> MessageTooLarge:
         limit = execution.uplink.limits.message

@@ -29,7 +29,7 @@ class Outcome(msgspec.Struct, gc=False):
     """How one execution ended.  There are thousands: such a struct is made fast, and is no work for the collector.
 
     Attributes:
-        command: its FINAL, ERROR, or REJECT.
+        command: its FINAL or ERROR.
         first: number of the first of the partial replies in `sent`, which its caller may not have read.
         epoch: of the broker that the outcome was last sent to; empty for none.
     """
@@ -42,7 +42,7 @@ class Outcome(msgspec.Struct, gc=False):
     epoch: bytes
     sent: deque[c.Partial] | None
     first: int
-    command: c.Final | c.Error | c.Reject
+    command: c.Final | c.Error
     size: int
     at: float
 
@@ -92,7 +92,7 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self._recent.outcomes) + len(self._keyed.outcomes)
 
-    def add(self, execution: Execution, command: c.Final | c.Error | c.Reject, size: int, now: float) -> None:
+    def add(self, execution: Execution, command: c.Final | c.Error, size: int, now: float) -> None:
         """Keep what an execution came to."""
         request = execution.request
         keyed = request.key is not None and is_remembered(command)

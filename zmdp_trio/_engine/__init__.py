@@ -1,0 +1,8 @@
+"""Drives a machine over ports: the pump, and the two kinds of ports that there are."""
+
+from .bound import BrokerEngine as BrokerEngine
+from .dialled import DialEngine as DialEngine
+from .pace import Pace as Pace
+from .pump import Engine as Engine
+from .pump import clock as clock
+from .pump import transport_options as transport_options
