@@ -11,9 +11,9 @@ from typing import Any
 
 import trio
 
-from .command import wanted_settings
 from .peers import Part
 from .processes import Ended, Peer
+from .program import wanted_settings
 from .services import read_ledger
 from .verdict import Fault, check_at_rest, check_counters, check_protocol
 
@@ -21,7 +21,7 @@ from .verdict import Fault, check_at_rest, check_counters, check_protocol
 REST = 15.0
 
 
-class Cluster:
+class ProcessCluster:
     """Brokers and workers that can be killed and replaced."""
 
     def __init__(self, folder: Path, settings: dict[str, int | float], seed: int) -> None:
@@ -118,11 +118,11 @@ class Cluster:
 
 
 @asynccontextmanager
-async def open_cluster(
+async def open_process_cluster(
     folder: Path, options: argparse.Namespace, brokers: Sequence[str], workers: int
-) -> AsyncIterator[Cluster]:
+) -> AsyncIterator[ProcessCluster]:
     """Start brokers and workers, and kill them all at the end."""
-    cluster = Cluster(folder, wanted_settings(options), options.seed)
+    cluster = ProcessCluster(folder, wanted_settings(options), options.seed)
     try:
         for broker in brokers:
             await cluster.start_broker(broker)

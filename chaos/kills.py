@@ -19,16 +19,16 @@ import trio
 
 from zmdp_trio import Settings, open_client
 
-from .cluster import Cluster, open_cluster
-from .command import add_options, carry_out
+from .cluster import ProcessCluster, open_process_cluster
 from .load import Load, load_figures
+from .program import add_options, carry_out
 from .show import live
 from .verdict import BROKER_LOST, NOT_RUN, WORKER_LOST, Evidence, check_at_rest, check_protocol, violations
 
 BROKER = "broker"
 
 
-async def kill_workers(cluster: Cluster, every: float, seconds: float) -> None:
+async def kill_workers(cluster: ProcessCluster, every: float, seconds: float) -> None:
     """Kill a worker every so many seconds, but never the last one that is ready."""
     due = trio.current_time()
     end = due + seconds
@@ -39,7 +39,7 @@ async def kill_workers(cluster: Cluster, every: float, seconds: float) -> None:
                 nursery.start_soon(cluster.replace_worker)
 
 
-async def kill_broker(cluster: Cluster, times: int, seconds: float) -> None:
+async def kill_broker(cluster: ProcessCluster, times: int, seconds: float) -> None:
     """Kill the broker so many times in so many seconds, at even distances."""
     begin = trio.current_time()
     for i in range(times):
@@ -47,7 +47,7 @@ async def kill_broker(cluster: Cluster, times: int, seconds: float) -> None:
         await cluster.restart_broker(await cluster.kill_broker(BROKER))
 
 
-async def watch(cluster: Cluster, load: Load, title: str) -> None:
+async def watch(cluster: ProcessCluster, load: Load, title: str) -> None:
     """Show how far it is, and look at the broker's counters, twice a second."""
     begin = trio.current_time()
     with live(title) as show:
@@ -69,7 +69,7 @@ async def main(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any
     """Run it; return the figures and what was violated."""
     settings = Settings(heartbeat=options.heartbeat, resume=options.resume)
     async with (
-        open_cluster(folder, options, [BROKER], options.workers) as cluster,
+        open_process_cluster(folder, options, [BROKER], options.workers) as cluster,
         open_client(cluster.endpoints[BROKER], name="driver", settings=settings) as client,
     ):
         load = Load(client, rate=options.rate, seed=options.seed, retry=options.retry, timeout=options.timeout)

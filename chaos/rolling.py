@@ -24,9 +24,9 @@ import trio
 
 from zmdp_trio import Service, Settings, open_client
 
-from .command import add_options, carry_out
 from .load import Load, load_figures
 from .processes import PATIENCE, ROOT
+from .program import add_options, carry_out
 from .services import Ledger, noted_services, read_ledger
 from .verdict import Evidence, check_at_rest, check_protocol, violations
 

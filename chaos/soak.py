@@ -25,9 +25,9 @@ import attrs
 import trio
 
 from .cluster import REST
-from .command import carry_out
 from .peers import Part
 from .processes import Peer
+from .program import carry_out
 from .show import live
 from .verdict import check_at_rest, check_counters, check_protocol
 

@@ -23,9 +23,9 @@ import trio
 
 from zmdp_trio import Settings, open_client
 
-from .cluster import Cluster, open_cluster
-from .command import add_options, carry_out
+from .cluster import ProcessCluster, open_process_cluster
 from .load import Load, Outcome, latencies, load_figures
+from .program import add_options, carry_out
 from .show import live
 from .verdict import BROKER_LOST, Evidence, Fault, check_at_rest, check_protocol, violations
 
@@ -88,7 +88,7 @@ def unsteady(outcomes: Sequence[Outcome], begin: float, end: float, why: str) ->
     return found
 
 
-async def kill_one(cluster: Cluster, after: float, away: float) -> None:
+async def kill_one(cluster: ProcessCluster, after: float, away: float) -> None:
     """Kill a broker after some seconds, and restart it after some more."""
     await trio.sleep(after)
     fault = await cluster.kill_broker(BROKERS[0])
@@ -104,7 +104,7 @@ class Look:
     received: dict[str, int]
 
 
-async def watch(cluster: Cluster, load: Load, looks: list[Look]) -> None:
+async def watch(cluster: ProcessCluster, load: Load, looks: list[Look]) -> None:
     """Show how far it is, and look at the brokers' counters, twice a second."""
     begin = trio.current_time()
     with live("two brokers") as show:
@@ -121,7 +121,7 @@ async def main(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any
     """Run it; return the figures and what was violated."""
     settings = Settings(heartbeat=options.heartbeat, resume=options.resume)
     async with (
-        open_cluster(folder, options, BROKERS, options.workers) as cluster,
+        open_process_cluster(folder, options, BROKERS, options.workers) as cluster,
         open_client(*cluster.endpoints.values(), name="driver", settings=settings) as client,
     ):
         looks: list[Look] = []

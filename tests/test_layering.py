@@ -37,10 +37,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_service": SHELL,
     "_request": SHELL,
     "_handlers": SHELL,
+    "_crew": (),
 }
 SHELLS = [name for name, allowed in LAYERS.items() if allowed is SHELL]
 #: The shells know each other.
-SHELL_PARTS = (*SHELLS, "_chance", "_names", "_nursery", "_payload", "_watchdog")
+SHELL_PARTS = (*SHELLS, "_chance", "_names", "_nursery", "_payload", "_watchdog", "_crew")
 
 
 def module_name(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import _payload
+from ._core.worker import Execution, ExecutionState, WorkerMachine
 from ._engine import Engine, Pace
 from ._errors import MessageTooLarge
 from ._request import Request, SyncRequest
@@ -18,7 +20,6 @@ from ._service import Service, Shape
 
 if TYPE_CHECKING:
     from ._client import Client
-    from ._core.worker import Execution, WorkerMachine
 
 
 class Run:
@@ -38,13 +39,32 @@ class Run:
         #: Returns the client that handlers call further services with.
         self.client = client
         self.limiter = limiter
-        self.scope = trio.CancelScope(deadline=execution.deadline)
+        #: The scope around the handler, from its start to its end.
+        self.scope: trio.CancelScope | None = None
         self.outbox: ThreadOutbox | None = None
         self._machine = machine
         self._engine = engine
         #: Where the handler's tasks wait for credit: there may be several.
         self._parked: trio.lowlevel.ParkingLot | None = None
-        self._pace = Pace()
+        #: Made at the first partial reply: most requests have none.
+        self._pace: Pace | None = None
+
+    def begin(self, scope: trio.CancelScope) -> None:
+        """The handler starts, in this scope."""
+        self.scope = scope
+        execution = self.execution
+        if execution.deadline != math.inf:
+            scope.deadline = execution.deadline
+        if execution.state is not ExecutionState.RUNNING:
+            scope.cancel()
+
+    def end(self) -> bool:
+        """The handler has ended, and its scope belongs to it no more; tell whether that can be used again."""
+        scope, self.scope = self.scope, None
+        assert scope is not None
+        if scope.deadline == math.inf:
+            return not scope.cancel_called
+        return False
 
     async def send(self, value: Any) -> None:
         """Send a partial reply, when there is credit.  A checkpoint only every so often: `yield` is a hot path."""
@@ -52,8 +72,11 @@ class Run:
         if not self.execution.has_credit:
             await self.wait_for_credit()
         self.put(content, body)
-        if self._pace.due:
-            await self._pace.rest()
+        pace = self._pace
+        if pace is None:
+            pace = self._pace = Pace()
+        if pace.due:
+            await pace.rest()
 
     async def wait_for_credit(self) -> None:
         """Wait until a partial reply may be sent, or nobody wants one any more."""
@@ -68,8 +91,9 @@ class Run:
 
     def put(self, content: int, body: bytes) -> None:
         """Hand a partial reply to the machine, unless nobody wants it any more."""
-        if self.execution.active:
-            self._machine.partial(self.execution, content, body)
+        execution = self.execution
+        if execution.state is ExecutionState.RUNNING:
+            self._machine.partial(execution, content, body)
             self._engine.wake()
 
     def on_credit(self) -> None:
@@ -79,9 +103,15 @@ class Run:
         if self.outbox is not None:
             self.outbox.update()
 
+    def on_deadline(self) -> None:
+        """The deadline was moved."""
+        if self.scope is not None:
+            self.scope.deadline = self.execution.deadline
+
     def on_cancel(self) -> None:
         """Nobody wants the replies any more."""
-        self.scope.cancel()
+        if self.scope is not None:
+            self.scope.cancel()
         if self._parked is not None:
             # Whoever waits for credit under a shield would wait for ever.
             self._parked.unpark_all()

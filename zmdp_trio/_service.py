@@ -99,7 +99,6 @@ class Service(Generic[P, R]):
         parameters = _Parameters.of(name, function, names)
         if parameters.context is not None and not self.shape.sync and parameters.context.annotation is SyncRequest:
             raise TypeError(f"service {name!r}: SyncRequest is for sync handlers, this one gets a Request")
-        self._takes_payload = parameters.payload is not None
         self._bind = parameters.binder(function)
         #: Turns (content type, body) into the payload; raises ValueError.
         self.decode = parameters.decoder(name)

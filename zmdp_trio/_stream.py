@@ -31,7 +31,8 @@ class ReplyStream:
     def __init__(self, client: Client, call: Call) -> None:
         self._client = client
         self._call = call
-        self._pace = Pace()
+        #: Made at the first partial reply that is there already: most calls have none.
+        self._pace: Pace | None = None
         self._raised = False
 
     def __repr__(self) -> str:
@@ -75,10 +76,13 @@ class ReplyStream:
         """Return the next partial reply; a checkpoint whenever it waits, and else every so often."""
         call = self._call
         if call.inbox:
-            if self._pace.due:
+            pace = self._pace
+            if pace is None:
+                pace = self._pace = Pace()
+            if pace.due:
                 # A reader that is slower than the handler never waits, so this is where its deadline is looked at.
                 self._look_at_deadline()
-                await self._pace.rest()
+                await pace.rest()
             partial: Partial | None = self._take()
         else:
             if call.state is CallState.NEW:

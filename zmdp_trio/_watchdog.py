@@ -136,8 +136,14 @@ class Watchdog(trio.abc.Instrument):
     def _run(self) -> None:
         stopwatch = Stopwatch()
         while not self._closed:
+            if self._since == math.inf and not self._culprit:
+                self._park()
+            # An interval from here, however: this thread gets to run when the loop waits once more, and would have
+            # itself woken at each turn for nothing, at some 10 microseconds of the loop's.
             interval = self._interval()
-            self._pause(interval)
+            if not self._closed:
+                self._nudge.wait(interval)
+            self._nudge.clear()
             self._look(stopwatch.lap(interval))
             self._write_reports()
 
@@ -146,16 +152,13 @@ class Watchdog(trio.abc.Instrument):
         limits = [min(each.blocked_after, each.hung_after) for each in self._watched]
         return min(limits, default=1.0) / LOOKS
 
-    def _pause(self, interval: float) -> None:
-        """Wait until the next look: an interval, or while the loop waits."""
-        if self._since < math.inf or self._culprit:
-            self._nudge.wait(interval)
-        else:
-            self._parked = True
-            # Asked again: the loop may have been between its clock and the flag.
-            if self._since == math.inf and not self._closed:
-                self._nudge.wait()
-            self._parked = False
+    def _park(self) -> None:
+        """Sleep until a turn begins."""
+        self._parked = True
+        # Asked again: the loop may have been between its clock and the flag.
+        if self._since == math.inf and not self._closed:
+            self._nudge.wait()
+        self._parked = False
         self._nudge.clear()
 
     def _look(self, lap: float) -> None:

@@ -16,7 +16,8 @@ from . import _payload
 from ._chance import chance
 from ._client import Client
 from ._core.uplink import Identity
-from ._core.worker import Execution, WorkerEvent, WorkerMachine
+from ._core.worker import Execution, ExecutionState, WorkerEvent, WorkerMachine
+from ._crew import Crew
 from ._engine import DialEngine
 from ._errors import Code, InvalidArgument, Reject, ServiceError
 from ._handlers import Run, run_handler
@@ -87,6 +88,7 @@ class Worker:
         self._watched = Watched(settings.blocked_after, settings.hung_after, self._name_handler)
         self._nursery: trio.Nursery
         self._handlers: trio.Nursery
+        self._crew: Crew[Run]
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} {' '.join(self.services)} running={self._machine.running}>"
@@ -130,20 +132,51 @@ class Worker:
             if event is WorkerEvent.START:
                 limiter = self._limiters.get(execution.request.service)
                 execution.handler = Run(execution, self._machine, self._engine, self._client, limiter)
-                self._handlers.start_soon(self._handle, execution.handler)
+                self._crew.start(execution.handler)
             elif event is WorkerEvent.CREDIT:
                 execution.handler.on_credit()
             elif event is WorkerEvent.CANCEL:
                 execution.handler.on_cancel()
             else:
-                execution.handler.scope.deadline = execution.deadline
+                execution.handler.on_deadline()
         if self._machine.welcomed:
             self._welcomed.set()
         if self._machine.drained:
             self._drained.set()
 
     async def _handle(self, run: Run) -> None:
-        """Run one handler, and report its outcome."""
+        """Run one handler after the other, and report their outcomes.
+
+        All of them in one scope, until it is used or something is raised: a scope costs as much as a task.
+        """
+        while True:
+            scope = trio.CancelScope()
+            try:
+                with scope:
+                    while await self._run(run, scope):
+                        self._note_end()
+                        del run  # what came and what was sent need not be kept while nothing is to be done
+                        run = await self._crew.next()
+            except HANDLED as error:
+                self._fail(run.execution, error)
+            except BaseExceptionGroup as group:
+                cancelled, rest = group.split(trio.Cancelled)
+                if rest is None or rest.split(HANDLED)[1] is not None:
+                    raise
+                self._fail(run.execution, rest)
+                if cancelled is not None:
+                    raise cancelled from None
+            else:
+                if scope.cancelled_caught:
+                    self._fail_cancelled(run.execution)
+            self._note_end()
+            if self._crew.full:
+                return
+            del run
+            run = await self._crew.next()
+
+    async def _run(self, run: Run, scope: trio.CancelScope) -> bool:
+        """Run one handler; report what it returned, and tell whether the scope is good for another one."""
         machine, execution = self._machine, run.execution
         request = execution.request
         service = self.services[request.service]
@@ -151,32 +184,17 @@ class Worker:
             payload = service.decode(request.content, request.body)
         except ValueError as error:
             machine.fail(execution, Code.INVALID_ARGUMENT, str(error), reason=InvalidArgument.reason)
-            self._engine.wake()
-            return
-        except Exception as error:
-            # The annotation's own code failed, such as a __post_init__.
-            self._fail(service, execution, error)
-            self._engine.wake()
-            return
-        try:
-            with run.scope:
-                content, body = _payload.encode(await run_handler(service, payload, run))
-                if execution.active or not self._leaving:
-                    machine.finish(execution, content, body)
-        except HANDLED as error:
-            self._fail(service, execution, error)
-        except BaseExceptionGroup as group:
-            cancelled, rest = group.split(trio.Cancelled)
-            if rest is None or rest.split(HANDLED)[1] is not None:
-                raise
-            self._fail(service, execution, rest)
-            if cancelled is not None:
-                raise cancelled from None
-        else:
-            if run.scope.cancelled_caught:
-                self._fail_cancelled(execution)
+            return not self._crew.full
+        run.begin(scope)
+        content, body = _payload.encode(await run_handler(service, payload, run))
+        if execution.state is ExecutionState.RUNNING or not self._leaving:
+            machine.finish(execution, content, body)
+        return run.end() and not self._crew.full
+
+    def _note_end(self) -> None:
+        """Have what a handler came to sent, which may be the last that a drain waits for."""
         self._engine.wake()
-        if machine.drained:
+        if self._machine.drained:
             self._drained.set()
 
     def _fail_cancelled(self, execution: Execution) -> None:
@@ -193,10 +211,10 @@ class Worker:
         if not (self._leaving or execution.active):
             self._machine.fail(execution, Code.CANCELLED, "cancelled", reason="cancelled")
 
-    def _fail(self, service: Service[..., Any], execution: Execution, error: BaseException) -> None:
-        """Report what a handler raised: what it said on purpose, or its type's name."""
+    def _fail(self, execution: Execution, error: BaseException) -> None:
+        """Report what a handler raised, or its payload's own code: what it said on purpose, or its type's name."""
         error = _only(error)
-        machine = self._machine
+        machine, service = self._machine, self.services[execution.request.service]
         if execution.ended:
             logger.error("service %r failed after its final reply", service.name, exc_info=error)
         elif not execution.active or trio.current_effective_deadline() == -math.inf:
@@ -310,6 +328,7 @@ async def open_worker(
             with watched_over(worker._watched):
                 async with open_plain_nursery() as handlers:
                     worker._handlers = handlers
+                    worker._crew = Crew(handlers, worker._handle)
                     worker._engine.open()
                     nursery.start_soon(worker._engine.run)
                     try:

@@ -955,6 +955,26 @@ def test_a_claim_that_is_lost_runs_again_where_it_may(kind: type[BrokerLost]) ->
     assert type(twice.outcome) is kind
 
 
+@pytest.mark.parametrize("restarted", [True, False], ids=["claimed", "lost"])
+def test_what_a_broker_has_run_again_is_not_run_again_for_its_loss(restarted: bool) -> None:
+    stage, broker, machine = calling()
+    call = start(machine, request(retry=2))
+    stage.flush()
+    broker.take()
+    broker.send(c.Heartbeat([c.Held(1, None, 1), c.Held(9, None, 1)]))
+    stage.flush()
+    if restarted:
+        restart(stage, broker, machine)
+        broker.send(c.Error(1, "UNAVAILABLE", "worker-lost", "gone"))
+        stage.flush()
+    else:
+        stage.disconnect(machine)
+        stage.advance(10.1)
+        stage.connect(machine)
+    [again] = broker.take(c.Request)
+    assert again.retry == call.retries == 0
+
+
 def test_a_broker_that_has_too_many_peers_at_first_is_asked_later() -> None:
     stage, broker, machine = calling()
     call = start(machine)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -55,9 +55,21 @@ class Cluster(NamedTuple):
     folder: Path
 
 
-def _arguments(cwd: Path) -> dict[str, Any]:
+def _arguments(cwd: Path, **settings: str) -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ZMDP_")}
-    return {"cwd": cwd, "env": environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "COLUMNS": "120"}}
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "COLUMNS": "120"} | settings
+    return {"cwd": cwd, "env": environment}
+
+
+@contextmanager
+def start_anew(cwd: Path, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `zmdp` without a fork: what a forked process has of memory is not what it would have had."""
+    command = {**_arguments(cwd, **settings), "args": [sys.executable, "-m", "zmdp_trio", *arguments]}
+    with subprocess.Popen(**command, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def start(cwd: Path, *arguments: str, limit: float = LIMIT, **settings: str) -> AbstractContextManager[Forked]:
@@ -481,10 +493,11 @@ def test_a_large_file_streams_in_flat_memory(cluster: Cluster, tmp_path: Path) -
     size = 10**9
     with (tmp_path / "large").open("wb") as file:
         file.truncate(size)
-    with (
-        start_broker(tmp_path) as (broker, endpoint),
-        start_worker(ROOT, "examples.files", endpoint, ZMDP_FILES_ROOT=str(tmp_path)) as worker,
-    ):
+    with start_anew(tmp_path, "broker", "--bind", "tcp://127.0.0.1:*", "--json") as broker, ExitStack() as stack:
+        endpoint = json.loads(broker.stdout.readline())["endpoints"][0]
+        offer = ("worker", "examples.files", "--connect", endpoint)
+        worker = stack.enter_context(start_anew(ROOT, *offer, ZMDP_FILES_ROOT=str(tmp_path)))
+        line_with(worker.stdout, "offering")
         before = [_peak_memory(process) for process in (broker, worker)]
         with start(tmp_path, "stream", "files.read", '{"path": "large"}', "--connect", endpoint) as stream:
             received, zeros = 0, bytes(2**20)
@@ -496,6 +509,6 @@ def test_a_large_file_streams_in_flat_memory(cluster: Cluster, tmp_path: Path) -
         assert max(growth) < 20 * 2**20
 
 
-def _peak_memory(process: Forked) -> int:
+def _peak_memory(process: subprocess.Popen[bytes]) -> int:
     status = Path(f"/proc/{process.pid}/status").read_text()
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

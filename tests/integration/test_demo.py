@@ -100,9 +100,12 @@ def test_an_empty_file_will_do(empty: Forked) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("moment", ["worker", "one by one"])
-def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int, moment: str) -> None:
-    with start(tmp_path) as process:
+@pytest.mark.parametrize(("moment", "file"), [("worker", []), ("one by one", [__file__])], ids=["worker", "one by one"])
+def test_a_signal_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals, status: int, moment: str, file: list[str]
+) -> None:
+    """Also not the file that the demo makes unless it is given one; that is there before the worker is."""
+    with start(tmp_path, *file) as process:
         output = lines_until(process, moment)
         process.send_signal(number)
         assert process.wait(LIMIT) == status
@@ -142,7 +145,7 @@ def test_a_worker_that_fails_is_a_plain_reason(
 
 
 def test_a_worker_that_is_killed_is_a_plain_reason(tmp_path: Path) -> None:
-    with start(tmp_path) as process:
+    with start(tmp_path, __file__) as process:
         os.kill(worker_of(lines_until(process, "one by one")), signal.SIGKILL)
         assert process.wait(LIMIT) == 1
         assert process.stderr.read() == b"zmdp: the worker process ended too early: signal 9\n"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 import trio
 
@@ -179,6 +180,7 @@ async def test_worker_and_client_survive_a_broker_that_is_killed_and_restarted(s
 
 async def test_a_retried_request_outlives_the_broker(spawn: Callable[..., Peer]) -> None:
     runs = 0
+    settings = attrs.evolve(QUICK, resume=1)
 
     @service("first hangs")
     async def first_hangs() -> int:
@@ -193,8 +195,8 @@ async def test_a_retried_request_outlives_the_broker(spawn: Callable[..., Peer])
         broker = spawn("broker", "tcp://127.0.0.1:*")
         endpoint = await broker.line()
         async with (
-            open_worker([first_hangs], endpoint, settings=QUICK) as worker,
-            open_client(endpoint, settings=QUICK) as client,
+            open_worker([first_hangs], endpoint, settings=settings) as worker,
+            open_client(endpoint, settings=settings) as client,
             trio.open_nursery() as nursery,
         ):
             await worker.wait_welcomed()
@@ -202,7 +204,7 @@ async def test_a_retried_request_outlives_the_broker(spawn: Callable[..., Peer])
             @nursery.start_soon
             async def restart() -> None:
                 await until(lambda: runs)
-                await trio.sleep(QUICK.resume + 0.5)
+                await trio.sleep(settings.resume + 0.5)
                 await spawn("broker", endpoint).line()
 
             assert await client.request("first hangs", retry=5) == 2

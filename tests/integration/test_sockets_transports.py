@@ -113,7 +113,7 @@ async def nothing_left(broker: Broker, worker: Worker, client: Client) -> None:
 
 
 async def test_every_shape_of_handler_end_to_end(endpoint: str) -> None:
-    async with cluster(endpoint) as (_, _, client):
+    async with cluster(endpoint, appear=0.2) as (_, _, client):
         assert await client.request("echo", {"a": [1, None, b"x"]}) == {"a": [1, None, b"x"]}
         assert await client.request("upper", "abc") == "ABC"
         assert await client.request("relay", 5) == 5

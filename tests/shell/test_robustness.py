@@ -84,7 +84,7 @@ async def test_a_handler_in_trouble_is_alone(handler: Any, payload: Any, code: C
 
 
 async def test_an_exit_in_a_thread_is_a_failed_request() -> None:
-    async with open_cluster(exits_sync, echo) as cluster:
+    async with open_cluster(exits_sync, echo, heartbeat=0.3) as cluster:
         with pytest.raises(RequestError, match="SystemExit"):
             await cluster.client.request("exits.sync")
         assert await cluster.client.request("echo", 1) == 1

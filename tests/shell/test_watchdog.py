@@ -192,6 +192,31 @@ async def test_a_thread_at_work_is_no_block(reports: Reports) -> None:
         assert await cluster.client.request("grind")
 
 
+async def test_a_busy_loop_does_not_wake_the_thread_at_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    look = Watchdog._look
+    monkeypatch.setattr(Watchdog, "_look", lambda self, lap: (looks.append(lap), look(self, lap)))
+
+    @service("idle")
+    async def idle() -> None:
+        pass
+
+    def wait_until_parked() -> bool:
+        watchdog = watchdogs[0]
+        assert watchdog is not None
+        return any(watchdog._parked or pause.wait(0.001) for _ in range(int(1000 * LIMIT)))
+
+    watchdogs: list[Watchdog | None] = []
+    pause = threading.Event()
+    async with open_cluster(idle, blocked_after=0.4):
+        watchdogs.append(module._of_this_run.get())
+        assert await trio.to_thread.run_sync(wait_until_parked)
+        looks.clear()
+        for _ in range(5000):
+            await trio.lowlevel.checkpoint()
+        assert len(looks) < 100
+
+
 # ---- one thread
 
 

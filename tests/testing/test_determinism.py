@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,23 +20,30 @@ from zmdp_trio.testing import open_cluster, run, seeded
 FAULTY = Path(__file__).with_name("faulty_run.py")
 
 
-def faulty(seed: int, hash_seed: int) -> list[str]:
-    """Every message of a cluster under faults, with its time, in a process of its own."""
-    # What stands in the environment moves the memory addresses, too.
-    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PADDING": hash_seed * "x"}
+def faulty(seed: int, *hash_seeds: int) -> list[list[str]]:
+    """Every message of a cluster under faults, with its time, in a process of its own for each hash seed."""
     command = [sys.executable, str(FAULTY), str(seed)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout.splitlines()
+    # What stands in the environment moves the memory addresses, too.
+    environments = [os.environ | {"PYTHONHASHSEED": str(each), "PADDING": each * "x"} for each in hash_seeds]
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(subprocess.Popen(command, env=each, stdout=subprocess.PIPE, text=True))
+            for each in environments
+        ]
+        for run in runs:
+            stack.callback(run.kill)
+        outputs = [run.communicate(timeout=60)[0].splitlines() for run in runs]
+        assert [run.returncode for run in runs] == [0] * len(runs)
+    return outputs
 
 
 @pytest.mark.parametrize("seed", [2, 3])
 def test_a_run_repeats_in_another_process(seed: int) -> None:
-    first = faulty(seed, hash_seed=1)
+    first, *others = faulty(seed, 1, 2, 30_000)
     assert len(first) > 1_000
     for fault in ("dropped", "Lost"):
         assert any(fault in line for line in first), f"nothing was tested: no {fault}"
-    for hash_seed in (2, 30_000):
-        again = faulty(seed, hash_seed)
+    for again in others:
         different = next((pair for pair in zip(first, again, strict=False) if pair[0] != pair[1]), None)
         assert different is None
         assert len(again) == len(first)

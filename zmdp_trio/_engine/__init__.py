@@ -1,4 +1,4 @@
-"""Drives a machine over ports: the pump, and the two kinds of ports that there are."""
+"""Drives a machine over ports, bound or dialled: the one pump, and the only reader of Trio's clock."""
 
 from .bound import BrokerEngine as BrokerEngine
 from .dialled import DialEngine as DialEngine

@@ -1,4 +1,4 @@
-"""The one pump, and the only reader of Trio's clock.
+"""The one pump: how a machine and its shell take their turns.
 
 A turn is synchronous: take what has come, let the machine and its shell act, do what is due, send what is ready, until
 there is nothing left.  Two kinds of tasks take turns: each port's `run`, when there is news from the network, and

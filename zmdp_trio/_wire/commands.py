@@ -212,6 +212,8 @@ class Held(msgspec.Struct, array_like=True, gc=False):
     id: Number
     #: From its caller: seconds until its deadline; None if it was not moved.
     left: Seconds | None = None
+    #: From its broker: how often it may still run again, which has become less; None if it has not.
+    retry: Retries | None = None
 
 
 class Heartbeat(Command, tag=11):

@@ -25,6 +25,7 @@ def _of_broker(broker: Broker) -> dict[str, Any]:
     held: dict[str, Any] = {
         "timers": numbers.timers,
         "outbox_bytes": numbers.outbox_bytes,
+        "memory": numbers.memory,
         "busy": broker._machine.busy,
         "protocol_errors": numbers.protocol_errors,
     }

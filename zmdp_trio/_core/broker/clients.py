@@ -21,20 +21,8 @@ class ClientCommands(Recovery):
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
         if request.id in session.requests:
             raise ProtocolError(f"request {request.id} came twice")
-        error = self._misnamed(request)
-        service = None if error is not None else self._service(request.service)
+        service = self._service_for(session, request)
         if service is None:
-            # No table has heard of it, nor of its names.
-            self.forgotten.received += 1
-            self.forgotten.refused += 1
-            self._answer_error(
-                session,
-                request,
-                error
-                or self._overloaded(
-                    f"{self.settings.broker_services:,} services are known, and this is not one of them"
-                ),
-            )
             return
         size = request_weight(request)
         self._next_job += 1
@@ -52,6 +40,20 @@ class ClientCommands(Recovery):
             self._refuse(job, error)
             return
         self._dispatch(job, now)
+
+    def _service_for(self, session: Session, request: c.Request) -> Service | None:
+        """Return a request's service; None if the request was refused before any table heard of it, or of its names."""
+        error = self._misnamed(request)
+        if error is None:
+            service = self._service(request.service)
+            if service is not None:
+                return service
+            known = f"{self.settings.broker_services:,} services are known"
+            error = self._overloaded(f"{known}, and this is not one of them")
+        self.forgotten.received += 1
+        self.forgotten.refused += 1
+        self._answer_error(session, request, error)
+        return None
 
     def _keyed_client(self, session: Session, request: c.Request, service: Service, now: float) -> KeyedClient | None:
         """Return the client of a new keyed execution; None if the request is taken care of."""
@@ -83,7 +85,7 @@ class ClientCommands(Recovery):
         service.counters.joined += 1
         entry.joined = True
         if entry.job is not None:
-            self._adopt(entry.job, request)
+            self._adopt(entry.job, session, request)
         self._keys.join(entry, session, request.id, deadline_of(request, now))
         self._forget_service(service)
         self._share_deadline(entry, now)

@@ -87,6 +87,8 @@ class Dispatcher(ABC):
         if job.size > limit and len(job.request.body) > limit:  # type: ignore[union-attr, arg-type]
             self._refuse(job, MessageTooLarge(f"the payload is above the {limit:,} bytes that the worker takes"))
             return
+        if job.given:
+            self._tell_retries(job)
         job.step(JobInput.DISPATCH)
         job.offer = offer
         job.given = True
@@ -104,6 +106,12 @@ class Dispatcher(ABC):
         worker.link.put(request, job.size)
         if worker.link.outbox_bytes > self.settings.outbox:
             self._choke(worker)
+
+    def _tell_retries(self, job: Job) -> None:
+        """A job runs again: tell whose request it is, for the case that this broker is lost next."""
+        spent = job.request is not None and job.retries < job.request.retry
+        if spent and job.client_id in job.owner.requests:
+            job.owner.link.put(c.Heartbeat([c.Held(job.client_id, None, job.retries)]))
 
     def _enqueue(self, job: Job, now: float, *, again: bool = False) -> None:
         service, settings = job.service, self.settings

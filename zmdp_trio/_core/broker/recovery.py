@@ -253,7 +253,7 @@ class Recovery(Dispatcher):
             else:
                 self._keys.join(entry, claim.session, claim.id, claim.deadline)
             if claim.request is not None:
-                self._adopt(job, claim.request)
+                self._adopt(job, claim.session, claim.request)
         entry.joined = reader is None or len(claims) > 1
         if reader is None:
             entry.lose_reader()
@@ -270,6 +270,7 @@ class Recovery(Dispatcher):
         job = Job(self._next_job, client, claim.session, service, request, 0, now)
         # It can't be given to another worker: we have never seen its payload.
         job.request = None
+        job.given = True
         job.partials = claim.received or 0
         job.step(JobInput.DISPATCH)
         # A worker that drains offers nothing: then the offer is none that anybody else is given.
@@ -284,9 +285,12 @@ class Recovery(Dispatcher):
         worker.link.put(c.Resume(job.id, caller, call, received, claim.messages, claim.bytes, left))
         return job
 
-    def _adopt(self, job: Job, request: c.Request) -> None:
+    def _adopt(self, job: Job, session: Session, request: c.Request) -> None:
         """Let a recovered job run again, as this request may, whose payload is the same: it shares the execution."""
         if job.request is None and not job.partials:
+            del job.client.requests[job.client_id]
+            job.client.requests[request.id] = job
+            job.owner, job.client_id = session, request.id
             job.request, job.retries, job.wanted = request, request.retry, request.worker
             job.size = request_weight(request)
             self._ledger.bytes += job.size

@@ -237,8 +237,11 @@ class ClientMachine(Dialler):
     def _on_heartbeat(self, uplink: Uplink, heartbeat: c.Heartbeat, now: float) -> None:
         for held in heartbeat.held:
             call = self._calls[uplink].get(held.id)
-            if call is not None:
-                call.heard = now
+            if call is None:
+                continue
+            call.heard = now
+            if held.retry is not None:
+                call.retries = call.request.retry = min(call.retries, held.retry)
 
     def _on_drain(self, uplink: Uplink, command: c.Drain, now: float) -> None:
         uplink.draining = True

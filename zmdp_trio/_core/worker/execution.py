@@ -142,8 +142,8 @@ class Execution:
         if sent is None:
             sent = self.sent = deque()
         sent.append(partial)
-        while len(sent) > KEPT_MESSAGES or (self.sent_bytes > KEPT_BYTES and len(sent) > 1):
-            self._let_go(sent)
+        if len(sent) > KEPT_MESSAGES or self.sent_bytes > KEPT_BYTES:
+            self._let_go_too_many(sent)
 
     def grant(self, messages: int, size: int) -> None:
         """Add credit.  A caller grants anew what it has read of its first credit, so that much needs no keeping."""
@@ -152,11 +152,17 @@ class Execution:
         self._granted += messages
         sent = self.sent
         if sent:
-            for _ in range(min(self._granted - self.request.messages - self.first, len(sent))):
-                self._let_go(sent)
+            self._let_go(sent, min(self._granted - self.request.messages - self.first, len(sent)))
 
-    def _let_go(self, sent: deque[c.Partial]) -> None:
-        self.sent_bytes -= len(sent.popleft().body)  # type: ignore[arg-type]
+    def _let_go_too_many(self, sent: deque[c.Partial]) -> None:
+        while len(sent) > KEPT_MESSAGES or (self.sent_bytes > KEPT_BYTES and len(sent) > 1):
+            self._let_go(sent, 1)
+
+    def _let_go(self, sent: deque[c.Partial], number: int) -> None:
+        size = 0
+        for _ in range(number):
+            size += len(sent.popleft().body)  # type: ignore[arg-type]
+        self.sent_bytes -= size
 
     def go_on(self, uplink: Uplink, command: c.Resume, now: float) -> list[c.Partial] | None:
         """Belong to a restarted broker's session; return the partial replies to send again, None if some are gone."""

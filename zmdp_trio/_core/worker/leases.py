@@ -71,17 +71,23 @@ class Lease:
 
     def used(self, now: float) -> int:
         """Slots that are in use, or were a moment ago."""
-        age = now - self._rolled
-        if age >= SETTLE:
-            self._before = self._peak if age < 2 * SETTLE else 0
-            self._peak, self._rolled = self.running, now
+        self._roll(now)
         return max(self.running, self._peak, self._before)
 
     def start(self, now: float) -> None:
         """Another request runs."""
-        self.used(now)
+        if now - self._rolled >= SETTLE:
+            self._roll(now)
         self.running += 1
-        self._peak = max(self._peak, self.running)
+        if self.running > self._peak:
+            self._peak = self.running
+
+    def _roll(self, now: float) -> None:
+        """Begin to count anew, where it is time."""
+        age = now - self._rolled
+        if age >= SETTLE:
+            self._before = self._peak if age < 2 * SETTLE else 0
+            self._peak, self._rolled = self.running, now
 
 
 class Leases(Generic[B]):
@@ -96,7 +102,10 @@ class Leases(Generic[B]):
 
     def lease(self, broker: B) -> Lease:
         """Return the lease of a broker, an empty one if it has none."""
-        return self._leases.setdefault(broker, Lease())
+        lease = self._leases.get(broker)
+        if lease is None:
+            lease = self._leases[broker] = Lease()
+        return lease
 
     @property
     def running(self) -> int:

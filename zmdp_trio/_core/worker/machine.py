@@ -74,7 +74,10 @@ class WorkerMachine(Dialler):
         self._held: dict[Uplink, dict[int, Execution]] = {}
         self._unclaimed: dict[Uplink, Unclaimed] = {}
         self._outcomes = Outcomes(settings)
+        self._outbox = settings.outbox
         self._strays: set[Execution] = set()
+        #: START comes once for each, and before all else of it: a list is quicker.
+        self._started: list[tuple[WorkerEvent, Execution]] = []
         #: In order, and each once, however often a broker says the same.
         self._events: dict[tuple[WorkerEvent, Execution], None] = {}
         self._choked: dict[Uplink, None] = {}
@@ -96,10 +99,14 @@ class WorkerMachine(Dialler):
 
     def take_events(self) -> list[tuple[WorkerEvent, Execution]]:
         """Return what is to be done, and forget it."""
-        for uplink in list(self._choked):
-            self._unchoke(uplink)
-        events, self._events = self._events, {}
-        return list(events)
+        if self._choked:
+            for uplink in list(self._choked):
+                self._unchoke(uplink)
+        events, self._started = self._started, []
+        if self._events:
+            events += self._events
+            self._events = {}
+        return events
 
     def partial(self, execution: Execution, content: int, body: bytes) -> None:
         """Send a partial reply; the execution must be active and have credit.
@@ -108,22 +115,23 @@ class WorkerMachine(Dialler):
             MessageTooLarge: the broker would not take it.
         """
         size = len(body)
-        if size > execution.uplink.limits.message:
+        uplink = execution.uplink
+        if size > uplink.limits.message:
             raise self._too_large(execution, size)
         partial = c.Partial(execution.id, content, body)
         execution.keep(partial, size)
         if execution.orphaned:
             return
-        link = execution.uplink.link
+        link = uplink.link
         link.put(partial, size)
-        if link.outbox_bytes > self.settings.outbox:
+        if link.outbox_bytes > self._outbox:
             # Whatever credit its clients gave, the broker does not take it as fast.
-            execution.uplink.choked = True
-            self._choked[execution.uplink] = None
+            uplink.choked = True
+            self._choked[uplink] = None
 
     def _unchoke(self, uplink: Uplink) -> None:
         """Let handlers go on when half of what waited for a broker has left."""
-        if uplink.link.outbox_bytes > self.settings.outbox // 2:
+        if uplink.link.outbox_bytes > self._outbox // 2:
             return
         self._choked.pop(uplink, None)
         uplink.choked = False
@@ -139,7 +147,7 @@ class WorkerMachine(Dialler):
         if size > execution.uplink.limits.message:
             self.fail(execution, Code.INTERNAL, str(self._too_large(execution, size)))
             return
-        if execution.active:
+        if execution.state is ExecutionState.RUNNING:
             self.replied += 1
         else:
             self.cancelled += 1
@@ -419,7 +427,8 @@ class WorkerMachine(Dialler):
     # ---- receiving
 
     def _on_request(self, uplink: Uplink, request: c.Request, now: float) -> None:
-        if request.id in self._held[uplink]:
+        held = self._held[uplink]
+        if request.id in held:
             raise ProtocolError(f"request {request.id} came twice")
         leases = self._leases.get(request.service)
         if leases is None or (self.draining and uplink not in self._undrained):
@@ -427,15 +436,14 @@ class WorkerMachine(Dialler):
             return
         lease = leases.lease(uplink)
         # A lease that was cut counts in full until the broker has said that it holds to it.
-        if lease.running >= max(lease.slots, lease.told):
+        if lease.running >= lease.slots and lease.running >= lease.told:
             self.protocol_errors += 1
             self._answer(uplink, c.Reject(request.id))
             return
         self.received += 1
         lease.start(now)
-        execution = Execution(request, uplink, now)
-        self._held[uplink][request.id] = execution
-        self._tell(WorkerEvent.START, execution)
+        held[request.id] = execution = Execution(request, uplink, now)
+        self._started.append((WorkerEvent.START, execution))
 
     def _answer(self, uplink: Uplink, command: c.Reject | c.Error) -> None:
         """Tell a broker that nothing was made of its command."""
@@ -515,10 +523,11 @@ class WorkerMachine(Dialler):
     # ---- the end
 
     def _end(self, execution: Execution, outcome: c.Final | c.Error | c.Reject, size: int) -> None:
-        if execution.active and execution.request.caller and not isinstance(outcome, c.Reject):
+        request = execution.request
+        if execution.state is ExecutionState.RUNNING and request.caller and not isinstance(outcome, c.Reject):
             self._remember(execution, outcome, size)
         execution.step(ExecutionInput.END)
-        leases = self._leases[execution.request.service]
+        leases = self._leases[request.service]
         uplink = execution.uplink
         if execution.orphaned:
             self._strays.discard(execution)

@@ -1,4 +1,4 @@
-"""The command line of the runs over processes: what they share of it, and what they do with it."""
+"""What the programs that run processes share: options, a folder, and the report at the end."""
 
 from __future__ import annotations
 
