@@ -239,8 +239,11 @@ def _check_arguments(request: Request, deadline: float | None) -> None:
     if type(retry) is not int or not 0 <= retry <= MAX_RETRY:
         raise InvalidArgument(f"retry must be a whole number from 0 to {MAX_RETRY:,}, not {retry!r}", service=service)
     try:
-        _check_strings(service=service, key=request.key or "", worker=request.worker or "")
+        if request.key or request.worker or type(service) is not str or not service.isascii():
+            _check_strings(service=service, key=request.key or "", worker=request.worker or "")
         for name, value in (request.headers or {}).items():
+            if type(value) is not str:
+                raise InvalidArgument(f"header {name!r}: a string is wanted, not {value!r}")
             _check_strings(header=name, value=value)
     except UnicodeEncodeError as error:
         raise InvalidArgument(f"text that is no Unicode: {error}") from error

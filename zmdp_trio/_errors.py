@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any, ClassVar
 
 
@@ -103,6 +104,14 @@ class Overloaded(RequestError):
 
     reason = "overloaded"
     default_code = Code.RESOURCE_EXHAUSTED
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which another attempt makes sense; None where the broker can't tell."""
+        seconds = self.details.get("retry_after") if isinstance(self.details, dict) else None
+        # Details come from the other side, and may hold anything.
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < math.inf
+        return seconds if known else None
 
 
 class Unavailable(RequestError):

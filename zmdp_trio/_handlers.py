@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from . import _payload
-from ._core.worker import Execution, ExecutionState, WorkerMachine
+from ._core.worker import RUNNING, Execution, WorkerMachine
 from ._engine import Engine, Pace
 from ._errors import MessageTooLarge
 from ._request import Request, SyncRequest
@@ -55,7 +55,7 @@ class Run:
         execution = self.execution
         if execution.deadline != math.inf:
             scope.deadline = execution.deadline
-        if execution.state is not ExecutionState.RUNNING:
+        if execution.state is not RUNNING:
             scope.cancel()
 
     def end(self) -> bool:
@@ -92,7 +92,7 @@ class Run:
     def put(self, content: int, body: bytes) -> None:
         """Hand a partial reply to the machine, unless nobody wants it any more."""
         execution = self.execution
-        if execution.state is ExecutionState.RUNNING:
+        if execution.state is RUNNING:
             self._machine.partial(execution, content, body)
             self._engine.wake()
 

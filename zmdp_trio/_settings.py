@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import Any, TypedDict, Unpack
 
@@ -151,4 +152,8 @@ def settings_with(settings: Settings | None, **overrides: Unpack[Overrides]) -> 
         TypeError: there is no such setting.
         ValueError: a value is out of range.
     """
+    for name in overrides:
+        if name not in Overrides.__annotations__:
+            close = difflib.get_close_matches(name, Overrides.__annotations__, n=1)
+            raise TypeError(f"there is no setting {name!r}" + (f"; is {close[0]!r} meant?" if close else ""))
     return attrs.evolve(settings or DEFAULTS, **overrides)

@@ -16,7 +16,7 @@ from . import _payload
 from ._chance import chance
 from ._client import Client
 from ._core.uplink import Identity
-from ._core.worker import Execution, ExecutionState, WorkerEvent, WorkerMachine
+from ._core.worker import RUNNING, Execution, WorkerEvent, WorkerMachine
 from ._crew import Crew
 from ._engine import DialEngine
 from ._errors import Code, InvalidArgument, Reject, ServiceError
@@ -187,7 +187,7 @@ class Worker:
             return not self._crew.full
         run.begin(scope)
         content, body = _payload.encode(await run_handler(service, payload, run))
-        if execution.state is ExecutionState.RUNNING or not self._leaving:
+        if execution.state is RUNNING or not self._leaving:
             machine.finish(execution, content, body)
         return run.end() and not self._crew.full
 

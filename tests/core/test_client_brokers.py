@@ -264,12 +264,16 @@ def test_a_key_s_next_broker_has_it_while_the_first_is_away() -> None:
     stage, fakes, client = play()
     first, second, third = best("echo", "k")
     stage.disconnect(client, first)
-    assert where(start(client, a_request(key="k"))) == second
+    call = start(client, a_request(key="k"))
+    assert call.state is CallState.WAITING, "it may be back in a moment"
+    stage.advance(PATIENCE)
+    assert where(call) == second
+    assert where(start(client, a_request(key="k"), now=stage.now)) == second
     fakes[second].send(c.Drain())
     stage.flush()
-    assert where(start(client, a_request(key="k"))) == third
+    assert where(start(client, a_request(key="k"), now=stage.now)) == third
     stage.connect(client, first)
-    assert where(start(client, a_request(key="k"))) == first
+    assert where(start(client, a_request(key="k"), now=stage.now)) == first
 
 
 def test_a_keyed_call_that_was_not_run_goes_down_the_ranking() -> None:
@@ -389,3 +393,22 @@ def test_an_uplink_that_is_wanted_again_in_time_stays() -> None:
     client.keep(client.uplinks["one"])
     assert client.take_retired() == []
     assert {where(start(client)) for _ in range(2)} == {"one", "two"}
+
+
+@pytest.mark.parametrize("retry", [0, 1])
+def test_what_was_claimed_may_have_run_whatever_its_new_broker_says_of_a_key(retry: int) -> None:
+    """It shares a request that has not run; but the broker before this one had given it to a worker."""
+    stage, fakes, client = play("one", "two")
+    call = start(client, a_request(key="k", retry=retry))
+    stage.flush()
+    name = where(call)
+    other = next(each for each in fakes if each != name)
+    stage.disconnect(client, name)
+    fakes[name]._welcome = {"epoch": b"another"}
+    stage.connect(client, name)
+    fakes[name].take()
+    refuse(stage, fakes[name], call, Unavailable)
+    assert fakes[other].take(c.Request) == []
+    again = fakes[name].take(c.Request)
+    assert [request.retry for request in again] == [0] * retry
+    assert (call.outcome is None) is bool(retry)

@@ -419,3 +419,15 @@ async def test_while_its_broker_is_away_a_key_runs_on_the_next_one(autojump_cloc
         assert await play.client.request("once", key="k") == 1, "the first one has learned it anew from the worker"
         assert await other.request("once", key="k") == 1
         assert runs() == 2
+
+
+async def test_a_key_waits_a_moment_for_its_broker_to_be_started_again(autojump_clock: Any) -> None:
+    once, runs = once_service()
+    async with open_play(once) as play:
+        for number in range(6):
+            key = f"key {number}"
+            assert await play.client.request("once", key=key) == number + 1
+            await play.brokers.kill(first_choice(key))
+            await play.brokers.start(first_choice(key))
+            assert await play.client.request("once", key=key) == number + 1
+        assert runs() == 6

@@ -66,29 +66,3 @@ def test_retry_counts_over_brokers() -> None:
             assert type(outcome[0]) is BrokerLost
 
     run(main)
-
-
-def test_leases_that_change_again_and_again_are_never_exceeded() -> None:
-    """Brokers come and go while requests wait: a worker took what was sent under an older lease for a breach."""
-
-    @service("short", concurrency=3)
-    async def short() -> None:
-        await trio.sleep(0.02)
-
-    async def main() -> None:
-        async with open_cluster(short, brokers=3, connect=30) as cluster:
-            cluster.network.hook = lambda source, target, frames: (0.01,)
-
-            async def ask() -> None:
-                await cluster.client.request("short", retry=50)
-
-            async with trio.open_nursery() as nursery:
-                for round in range(20):
-                    for _ in range(30):
-                        nursery.start_soon(ask)
-                    await cluster.restart_broker(("broker", "broker-2", "broker-3")[round % 3])
-                    await trio.sleep(0.13)
-            assert cluster.worker.statistics().protocol_errors == 0
-            cluster.network.hook = None
-
-    run(main)

@@ -95,13 +95,14 @@ class Dialler(ABC):
             if uplink.state is State.GREETING:
                 self._greet(uplink, frames, now)
                 return
+            handlers, up = self._handlers, State.UP
             for command in uplink.receive(frames):
-                handle = self._handlers.get(type(command))
+                handle = handlers.get(type(command))
                 if handle is None:
                     self._unexpected(command)
                 else:
                     handle(self, uplink, command, now)
-                if not uplink.up:
+                if uplink.state is not up:
                     return
         except ProtocolError as error:
             self._break_off(uplink, str(error))

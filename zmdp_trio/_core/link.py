@@ -36,6 +36,7 @@ from .._wire.commands import (
     Welcome,
 )
 from .._wire.frames import Frame, Frames
+from .._wire.zmdp1 import INLINE
 
 #: Batches, and bytes, that may be unacknowledged; a batch that is larger than the window goes out alone.
 WINDOW_BATCHES = 256
@@ -125,7 +126,7 @@ class Link:
 
     def put(self, command: Command, size: int = 0) -> None:
         """Queue a command that weighs `size` bytes: see `weight`."""
-        if size > zmdp1.INLINE:
+        if size > INLINE:
             self._large = True
         size += COMMAND_BYTES
         self.outbox_bytes += size

@@ -55,7 +55,7 @@ class DialEngine(Engine):
             act: the shell's part of a turn.
             settings: intervals and limits.
             brokers: endpoints.
-            log_level: for the news that a broker can't be had that never was there.
+            log_level: for the news that a broker can't be had.
         """
         super().__init__(machine, act)
         self._log_level = log_level
@@ -209,10 +209,10 @@ class DialEngine(Engine):
                     resolver.doubt()
 
     def _log_loss(self, uplink: Uplink, reason: str) -> None:
-        """Log why a broker can't be had: once, however often it is dialled; loudly if it never was there."""
+        """Log why a broker can't be had: once, however often it is dialled."""
         if self._logged.get(uplink.endpoint) != reason:
             self._logged[uplink.endpoint] = reason
-            level = logging.WARNING if uplink.unwelcome else logging.INFO if uplink.broker else self._log_level
+            level = logging.WARNING if uplink.unwelcome else self._log_level
             logger.log(level, "%s at %s: %s", self._dialler.identity.name, uplink.endpoint, plain(reason))
 
     def _log_return(self, uplink: Uplink) -> None:

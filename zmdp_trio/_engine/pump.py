@@ -99,9 +99,10 @@ class Engine(ABC):
 
     def _offer_again(self) -> None:
         """Schedule the links whose last message was refused."""
-        blocked, self._blocked = self._blocked, []
-        for link in blocked:
-            link.schedule()
+        if self._blocked:
+            blocked, self._blocked = self._blocked, []
+            for link in blocked:
+                link.schedule()
 
     def _flush(self, now: float) -> bool:
         sent = False

@@ -42,7 +42,7 @@ class Late(float):
 
 #: Decides a message's fate, from (source, target, frames): the seconds until each copy of it arrives.  `(0,)` delivers
 #: it, `()` drops it, `(0, 0)` doubles it, `(1.5,)` delays it and whatever is sent behind it, as a slow connection does,
-#: and `(Late(1.5),)` delays it alone.
+#: and `(Late(1.5),)` delays it alone.  A hook that fails is taken away, and ends the peer that was about to send.
 Hook: TypeAlias = "Callable[[MemoryPort, MemoryPort, Frames], Iterable[float]]"
 
 #: The host on which this task opens ports; the empty one can't be parted from anything.
@@ -76,10 +76,12 @@ class Network:
 
     Attributes:
         hook: decides what becomes of each message, see `Hook`; None delivers all.
+        hook_error: what the last hook that failed has raised, or what was wrong with its answer; else None.
     """
 
     def __init__(self) -> None:
         self.hook: Hook | None = None
+        self.hook_error: Exception | None = None
         self._listeners: dict[str, MemoryPort] = {}
         self._links: dict[_Link, None] = {}
         self._ports: dict[MemoryPort, None] = {}
@@ -121,14 +123,42 @@ class Network:
                 port._leave()
 
     def partition(self, *groups: Iterable[MemoryPort | str]) -> None:
-        """Let nothing through between ports of different groups; ports in no group reach all."""
-        self._groups = {each: number for number, group in enumerate(groups) for each in group}
+        """Let nothing through between ports of different groups; ports in no group reach all.
+
+        Raises:
+            TypeError: a group is a string.
+            ValueError: something is in two groups.
+        """
+        group_of: dict[MemoryPort | str, int] = {}
+        for number, group in enumerate(groups):
+            if isinstance(group, str):
+                raise TypeError(f"a group is a list of ports or names, not {group!r}")
+            for each in group:
+                if group_of.setdefault(each, number) != number:
+                    raise ValueError(f"{each!r} is in two groups of the partition")
+        self._groups = group_of
         for link in self._links:
             link.weigh(self._parted(link.dialler, link.listener))
 
     def heal(self) -> None:
         """End the partition.  Connections that were not lost yet live on; what was sent meanwhile is gone."""
         self.partition()
+
+    def _ask(self, hook: Hook, source: MemoryPort, target: MemoryPort, frames: Frames) -> Sequence[float]:
+        """Return the hook's answer; one that fails is not asked again, so that the peers can end in good order."""
+        try:
+            answer = hook(source, target, frames)
+            if not isinstance(answer, Iterable):
+                raise TypeError(f"the seconds until each copy arrives are wanted, such as (0,), not {answer!r}")
+            delays = tuple(answer)
+            for delay in delays:
+                if not (isinstance(delay, int | float) and delay >= 0):
+                    raise ValueError(f"seconds from 0 up are wanted, not {delay!r}")
+        except Exception as error:
+            error.add_note(f"It comes from the network's hook {getattr(hook, '__qualname__', hook)!r}.")
+            self.hook, self.hook_error = None, error
+            raise
+        return delays
 
     def _parted(self, one: MemoryPort, other: MemoryPort) -> bool:
         here, there = self._group(one), self._group(other)
@@ -313,8 +343,9 @@ class MemoryPort:
         if max(map(len, frames)) > way.target._options.max_frame:
             way.link.end("connection lost: a frame was too large")
         elif way.silent is None:
-            hook = self._network.hook
-            for delay in hook(self, way.target, frames) if hook else (0,):
+            network = self._network
+            hook = network.hook
+            for delay in network._ask(hook, self, way.target, frames) if hook else (0,):
                 way.deliver(list(frames), delay)
 
     async def run(self, ready: Callable[[], None]) -> NoReturn:

@@ -16,6 +16,8 @@ ABSENCE: Final = 10.0
 MAX_ABSENT: Final = 10_000
 #: Seconds for which a broker that has come back is asked last: its workers may take as long to find it.
 RETURN: Final = 3.0
+#: Seconds that a keyed call waits for its broker, if that was not reached yet, or was just lost.
+PATIENCE: Final = 1.0
 
 
 class BrokerChoice:
@@ -41,12 +43,14 @@ class BrokerChoice:
         self._turn = 0
         #: Brokers that were away, and until when they are asked last.
         self._returning: dict[Uplink, float] = {}
+        #: Brokers that were just lost, and until when those that know their keys had better wait for them.
+        self._back_by: dict[Uplink, float] = {}
         self.absent: dict[tuple[Uplink, str], float] = {}
 
     def choose(self, call: Call, now: float, avoid: Uplink | None = None) -> Uplink | None:
         """Return the broker to send a call to: of those that live, the one that has the fewest of our calls."""
         if call.request.key is not None:
-            return self._choose_by_key(call, call.request.key)
+            return self._choose_by_key(call, call.request.key, now)
         up = [uplink for uplink in self._uplinks.values() if uplink.up]
         if len(up) < 2:
             return up[0] if up else None
@@ -61,7 +65,7 @@ class BrokerChoice:
         first = self._turn % len(up)
         return min(up[first:] + up[:first], key=lambda uplink: len(self._calls[uplink]))
 
-    def _choose_by_key(self, call: Call, key: str) -> Uplink | None:
+    def _choose_by_key(self, call: Call, key: str, now: float) -> Uplink | None:
         """Return the first in the key's ranking that is there; None while that is not known."""
         if not call.hasty and any(reason is None for reason in self._unresolved.values()):
             return None
@@ -71,7 +75,7 @@ class BrokerChoice:
                 up.append(uplink)
                 if uplink.wanted and uplink not in call.refused_by:
                     return uplink
-            elif uplink.untried and not call.hasty:
+            elif not call.hasty and (uplink.untried or now < self._back_by.get(uplink, now)):
                 return None
         return up[0] if up else None
 
@@ -90,9 +94,11 @@ class BrokerChoice:
                 self.absent.clear()
             self.absent[uplink, request.service] = now + ABSENCE
 
-    def note_loss(self, uplink: Uplink) -> None:
-        """The connection to a broker is gone."""
+    def note_loss(self, uplink: Uplink, now: float, *, was_up: bool) -> None:
+        """The connection to a broker is gone, or there was none."""
         self._returning[uplink] = math.inf
+        if was_up:
+            self._back_by[uplink] = now + PATIENCE
 
     def note_up(self, uplink: Uplink, now: float, *, resumed: bool) -> None:
         """A broker is there, perhaps again; unless the session was resumed, it may be one that knows other services."""
@@ -101,10 +107,12 @@ class BrokerChoice:
         if uplink in self._returning:
             self._returning = {each: until for each, until in self._returning.items() if until > now}
             self._returning[uplink] = now + RETURN
+        self._back_by.pop(uplink, None)
 
     def forget(self, uplink: Uplink) -> None:
         """A broker is not one of ours any more."""
         self._returning.pop(uplink, None)
+        self._back_by.pop(uplink, None)
         self._forget_absences(uplink)
 
     def _forget_absences(self, uplink: Uplink) -> None:

@@ -25,15 +25,13 @@ from ..dialler import Dialler
 from ..link import request_weight, weight
 from ..uplink import Greeted, Identity, Uplink
 from .call import Call, CallInput, CallState, check_request
-from .choice import BrokerChoice
+from .choice import PATIENCE, BrokerChoice
 from .credit import CreditBudget
 
 #: Waits shorter than this are not split to look at the caller's deadline again.
 RESAMPLE_MIN = 0.02
 #: Reasons for which a request may run again that allows it.
 LOST = frozenset((WorkerLost.reason, BrokerLost.reason))
-#: Seconds that a keyed call waits for its broker to be found, at the start of a client.
-PATIENCE = 1.0
 #: Reasons of errors that are the broker's own: with one of these, NOT_RUN says that no worker has seen the request.
 BROKERS_OWN = (Unavailable.reason, ServiceNotFound.reason)
 
@@ -211,12 +209,12 @@ class ClientMachine(Dialler):
             details = msgspec.msgpack.decode(error.details) if error.details else None
         except UNREADABLE:
             details = None
-        if call.claimed and error.reason in LOST and self._may_run_again(call):
+        # With any other reason they are a handler's own details.
+        not_run = error.reason in BROKERS_OWN and details == c.NOT_RUN
+        if call.claimed and (not_run or error.reason in LOST) and self._may_run_again(call):
             # The restarted broker has no payload to run it again with.
             self._again(call, now)
             return
-        # With any other reason they are a handler's own details.
-        not_run = error.reason in BROKERS_OWN and details == c.NOT_RUN
         if not_run:
             details = None
         failure = error_from_wire(error.code, error.reason, error.message, details, call.request.service)
@@ -224,7 +222,7 @@ class ClientMachine(Dialler):
             self.choice.note_absence(uplink, call.request, now)
         # A broker that lost its last worker has waited for another one with a retry in hand: there is one run left.
         once_more = type(failure) is Unavailable and self._may_run_again(call)
-        other = self.choice.other_for(call, uplink, now) if not_run or once_more else None
+        other = self.choice.other_for(call, uplink, now) if (not_run and not call.claimed) or once_more else None
         if other is None:
             self._end(call, failure)
             return
@@ -316,8 +314,9 @@ class ClientMachine(Dialler):
         self.choice.forget(uplink)
 
     def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
+        was_up = uplink.up
         super().lost(uplink, reason, now=now)
-        self.choice.note_loss(uplink)
+        self.choice.note_loss(uplink, now, was_up=was_up)
         if self._waiting:
             # A keyed call may have waited for this one.
             self._send_waiting(now)

@@ -1,5 +1,6 @@
 """The worker's machine."""
 
+from .execution import RUNNING as RUNNING
 from .execution import Execution as Execution
 from .execution import ExecutionState as ExecutionState
 from .machine import WorkerEvent as WorkerEvent

@@ -55,6 +55,11 @@ TRANSITIONS: Final[dict[ExecutionState, dict[ExecutionInput, ExecutionState]]] =
 }
 
 
+#: A member by its dotted name costs 80 nanoseconds in Python 3.11, and these are looked at with each reply.
+RUNNING: Final = ExecutionState.RUNNING
+END: Final = ExecutionInput.END
+
+
 class Execution:
     """A request that a worker runs.
 
@@ -91,7 +96,7 @@ class Execution:
         self.id = request.id
         self.payload: Fingerprint | None = None if request.key is None else fingerprint(request)
         self.uplink = uplink
-        self.state = ExecutionState.RUNNING
+        self.state = RUNNING
         self.deadline = math.inf if request.left is None else now + request.left
         self.messages = request.messages
         self.bytes = request.bytes
@@ -110,7 +115,7 @@ class Execution:
     @property
     def active(self) -> bool:
         """Somebody still wants its replies."""
-        return self.state is ExecutionState.RUNNING
+        return self.state is RUNNING
 
     @property
     def ended(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -15,7 +15,7 @@ from ..dialler import Dialler
 from ..keyed import MAX_HOLDINGS
 from ..link import weight
 from ..uplink import Greeted, Identity, Uplink
-from .execution import Execution, ExecutionInput, ExecutionState, unread
+from .execution import END, RUNNING, Execution, ExecutionInput, unread
 from .leases import Leases
 from .outcomes import Origin, Outcome, Outcomes
 
@@ -39,6 +39,9 @@ class WorkerEvent(enum.IntEnum):
     CREDIT = 2
     #: Its deadline was moved.
     DEADLINE = 3
+
+
+START: Final = WorkerEvent.START  #: the usual one, quicker
 
 
 class Unclaimed:
@@ -147,7 +150,7 @@ class WorkerMachine(Dialler):
         if size > execution.uplink.limits.message:
             self.fail(execution, Code.INTERNAL, str(self._too_large(execution, size)))
             return
-        if execution.state is ExecutionState.RUNNING:
+        if execution.state is RUNNING:
             self.replied += 1
         else:
             self.cancelled += 1
@@ -443,7 +446,7 @@ class WorkerMachine(Dialler):
         self.received += 1
         lease.start(now)
         held[request.id] = execution = Execution(request, uplink, now)
-        self._started.append((WorkerEvent.START, execution))
+        self._started.append((START, execution))
 
     def _answer(self, uplink: Uplink, command: c.Reject | c.Error) -> None:
         """Tell a broker that nothing was made of its command."""
@@ -460,7 +463,7 @@ class WorkerMachine(Dialler):
             self._cancel(execution)
 
     def _cancel(self, execution: Execution) -> None:
-        if execution.state is ExecutionState.RUNNING:
+        if execution.state is RUNNING:
             execution.step(ExecutionInput.CANCEL)
             self._tell(WorkerEvent.CANCEL, execution)
 
@@ -524,9 +527,9 @@ class WorkerMachine(Dialler):
 
     def _end(self, execution: Execution, outcome: c.Final | c.Error | c.Reject, size: int) -> None:
         request = execution.request
-        if execution.state is ExecutionState.RUNNING and request.caller and not isinstance(outcome, c.Reject):
+        if execution.state is RUNNING and request.caller and not isinstance(outcome, c.Reject):
             self._remember(execution, outcome, size)
-        execution.step(ExecutionInput.END)
+        execution.step(END)
         leases = self._leases[request.service]
         uplink = execution.uplink
         if execution.orphaned:
