@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import trio
 
@@ -23,10 +24,14 @@ async def open_plain_nursery() -> AsyncIterator[trio.Nursery]:
         _, rest = group.split(trio.Cancelled)
         if rest is None or len(rest.exceptions) > 1:
             raise
-        error = rest.exceptions[0]
-        context = error.__context__
-        try:
-            raise error
-        finally:
-            error.__context__ = context
-            del error, context
+        raise_plain(rest.exceptions[0])
+
+
+def raise_plain(error: BaseException) -> NoReturn:
+    """Raise an exception out of the group that is being handled; the group does not become its context."""
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error, context

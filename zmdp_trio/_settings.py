@@ -32,73 +32,78 @@ def _count(_: Any, attribute: attrs.Attribute[int], value: int) -> None:
         raise ValueError(f"{attribute.name} must be a whole number, 1 or more, not {value!r}")
 
 
+def _of(who: str, unit: str = "") -> dict[str, str]:
+    """Note whose a setting is: "b" the broker's, "w" the worker's, "c" the client's; and whether it counts bytes."""
+    return {"who": who, "unit": unit}
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """The limits and intervals of a broker, a worker, or a client.  Times in seconds, sizes in bytes."""
 
     #: Seconds between heartbeats, of the transport (ZMTP) and of the protocol.
-    heartbeat: float = attrs.field(default=2.5, validator=_interval)
+    heartbeat: float = attrs.field(default=2.5, validator=_interval, metadata=_of("bwc"))
     #: Heartbeats that may be missed before a connection counts as lost (L).
-    misses: int = attrs.field(default=3, validator=_count)
+    misses: int = attrs.field(default=3, validator=_count, metadata=_of("bwc"))
     #: How long a request may go without a reply.
-    timeout: float = attrs.field(default=60.0, validator=_seconds)
+    timeout: float = attrs.field(default=60.0, validator=_seconds, metadata=_of("c"))
     #: How long a request waits for a connection to a broker, before it ends as BrokerLost.
-    connect: float = attrs.field(default=5.0, validator=_seconds)
+    connect: float = attrs.field(default=5.0, validator=_seconds, metadata=_of("c"))
     #: How long a request waits for its service to appear, before it ends as ServiceNotFound.
-    appear: float = attrs.field(default=1.0, validator=_seconds)
+    appear: float = attrs.field(default=1.0, validator=_seconds, metadata=_of("b"))
     #: Seconds after which the host name of a broker is looked up again.
-    resolve: float = attrs.field(default=30.0, validator=_span)
+    resolve: float = attrs.field(default=30.0, validator=_span, metadata=_of("wc"))
     #: How long a lost session may take to come back with what it held.
-    resume: float = attrs.field(default=10.0, validator=_seconds)
+    resume: float = attrs.field(default=10.0, validator=_seconds, metadata=_of("bwc"))
     #: Requests that a worker runs at once per service: coroutines and async generators.
-    concurrency: int = attrs.field(default=100, validator=_count)
+    concurrency: int = attrs.field(default=100, validator=_count, metadata=_of("w"))
     #: The same for sync functions and generators, which take a thread each.
-    sync_concurrency: int = attrs.field(default=32, validator=_count)
+    sync_concurrency: int = attrs.field(default=32, validator=_count, metadata=_of("w"))
     #: Partial replies that may be on their way per request.
-    credit_messages: int = attrs.field(default=64, validator=_count)
+    credit_messages: int = attrs.field(default=64, validator=_count, metadata=_of("c"))
     #: The same in bytes; while any is left, one message may overdraw it.
-    credit_bytes: int = attrs.field(default=MIB, validator=_count)
+    credit_bytes: int = attrs.field(default=MIB, validator=_count, metadata=_of("c", "bytes"))
     #: Bytes of partial replies that may be on their way or unread per connection.
-    connection_credit: int = attrs.field(default=16 * MIB, validator=_count)
+    connection_credit: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("c", "bytes"))
     #: Requests that may wait in one service's queue.
-    queue_requests: int = attrs.field(default=10_000, validator=_count)
+    queue_requests: int = attrs.field(default=10_000, validator=_count, metadata=_of("b"))
     #: Bytes of payload that may wait in one service's queue.
-    queue_bytes: int = attrs.field(default=256 * MIB, validator=_count)
+    queue_bytes: int = attrs.field(default=256 * MIB, validator=_count, metadata=_of("b", "bytes"))
     #: Requests that one client may have waiting in one service's queue.
-    client_queue: int = attrs.field(default=4_096, validator=_count)
+    client_queue: int = attrs.field(default=4_096, validator=_count, metadata=_of("b"))
     #: Bytes that may be queued for one peer: above it a worker gets no more work,
     #: and at twice it a client that does not read is cut off.
-    outbox: int = attrs.field(default=256 * MIB, validator=_count)
+    outbox: int = attrs.field(default=256 * MIB, validator=_count, metadata=_of("bw", "bytes"))
     #: Requests that one client may have outstanding in all.
-    client_requests: int = attrs.field(default=65_536, validator=_count)
+    client_requests: int = attrs.field(default=65_536, validator=_count, metadata=_of("b"))
     #: Peers that a broker knows at once; further ones are told to come again later.
-    broker_sessions: int = attrs.field(default=10_000, validator=_count)
+    broker_sessions: int = attrs.field(default=10_000, validator=_count, metadata=_of("b"))
     #: Services that a broker knows at once, offered or asked for.
-    broker_services: int = attrs.field(default=10_000, validator=_count)
+    broker_services: int = attrs.field(default=10_000, validator=_count, metadata=_of("b"))
     #: Bytes that a broker keeps for all clients together, of requests and of replies.
-    broker_memory: int = attrs.field(default=1024 * MIB, validator=_count)
+    broker_memory: int = attrs.field(default=1024 * MIB, validator=_count, metadata=_of("b", "bytes"))
     #: Bytes in the largest payload or reply.
-    max_message: int = attrs.field(default=64 * MIB, validator=_count)
+    max_message: int = attrs.field(default=64 * MIB, validator=_count, metadata=_of("bwc", "bytes"))
     #: Bytes in the largest set of headers, names and values.
-    max_headers: int = attrs.field(default=16 * KIB, validator=_count)
+    max_headers: int = attrs.field(default=16 * KIB, validator=_count, metadata=_of("bc", "bytes"))
     #: Bytes (UTF-8) in the longest service name.
-    max_service_name: int = attrs.field(default=255, validator=_count)
+    max_service_name: int = attrs.field(default=255, validator=_count, metadata=_of("bc", "bytes"))
     #: How long a drain lets what runs go on.
-    drain_grace: float = attrs.field(default=30.0, validator=_seconds)
+    drain_grace: float = attrs.field(default=30.0, validator=_seconds, metadata=_of("bw"))
     #: How long a worker's event loop may be blocked before that is logged; `math.inf` for never.
-    blocked_after: float = attrs.field(default=1.0, validator=_span)
+    blocked_after: float = attrs.field(default=1.0, validator=_span, metadata=_of("w"))
     #: The same, before the process is ended with status 70.
-    hung_after: float = attrs.field(default=math.inf, validator=_span)
+    hung_after: float = attrs.field(default=math.inf, validator=_span, metadata=_of("w"))
     #: How long the outcome of a keyed request is remembered.
-    key_window: float = attrs.field(default=600.0, validator=_seconds)
+    key_window: float = attrs.field(default=600.0, validator=_seconds, metadata=_of("bw"))
     #: Keyed outcomes that are remembered at most.
-    key_limit: int = attrs.field(default=10_000, validator=_count)
+    key_limit: int = attrs.field(default=10_000, validator=_count, metadata=_of("bw"))
     #: Bytes of keyed outcomes that are remembered at most.
-    key_bytes: int = attrs.field(default=64 * MIB, validator=_count)
+    key_bytes: int = attrs.field(default=64 * MIB, validator=_count, metadata=_of("bw", "bytes"))
     #: Outcomes that a worker keeps for some seconds, for a broker that is restarted before it passed them on.
-    recent_limit: int = attrs.field(default=4_096, validator=_count)
+    recent_limit: int = attrs.field(default=4_096, validator=_count, metadata=_of("w"))
     #: The same in bytes.
-    recent_bytes: int = attrs.field(default=16 * MIB, validator=_count)
+    recent_bytes: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("w", "bytes"))
 
     @property
     def silence(self) -> float:

@@ -147,18 +147,10 @@ class Network:
     def _ask(self, hook: Hook, source: MemoryPort, target: MemoryPort, frames: Frames) -> Sequence[float]:
         """Return the hook's answer; one that fails is not asked again, so that the peers can end in good order."""
         try:
-            answer = hook(source, target, frames)
-            if not isinstance(answer, Iterable):
-                raise TypeError(f"the seconds until each copy arrives are wanted, such as (0,), not {answer!r}")
-            delays = tuple(answer)
-            for delay in delays:
-                if not (isinstance(delay, int | float) and delay >= 0):
-                    raise ValueError(f"seconds from 0 up are wanted, not {delay!r}")
+            return _delays(hook, hook(source, target, frames))
         except Exception as error:
-            error.add_note(f"It comes from the network's hook {getattr(hook, '__qualname__', hook)!r}.")
             self.hook, self.hook_error = None, error
             raise
-        return delays
 
     def _parted(self, one: MemoryPort, other: MemoryPort) -> bool:
         here, there = self._group(one), self._group(other)
@@ -177,6 +169,18 @@ class Network:
         for name in port.endpoints:
             if self._listeners.get(name) is port:
                 del self._listeners[name]
+
+
+def _delays(hook: Hook, answer: Iterable[float]) -> Sequence[float]:
+    """Return what a hook has answered, if it is seconds."""
+    name = getattr(hook, "__qualname__", hook)
+    if not isinstance(answer, Iterable):
+        raise TypeError(f"the hook {name} returns the seconds until each copy arrives, such as (0,), not {answer!r}")
+    delays = tuple(answer)
+    for delay in delays:
+        if not (isinstance(delay, int | float) and delay >= 0):
+            raise ValueError(f"the hook {name} returns seconds from 0 up, not {delay!r}")
+    return delays
 
 
 class _Way:

@@ -24,7 +24,8 @@ PeerT = TypeVar("PeerT", Broker, Worker, Client)
 #: Where the brokers of a cluster listen.
 Transport: TypeAlias = Literal["memory", "tcp"]
 
-_ENDPOINTS: Final[dict[Transport, str]] = {"memory": "memory://*", "tcp": "tcp://127.0.0.1:*"}
+#: What a broker binds on each transport.
+ENDPOINTS: Final[dict[Transport, str]] = {"memory": "memory://*", "tcp": "tcp://127.0.0.1:*"}
 
 
 @attrs.define(eq=False)
@@ -65,6 +66,8 @@ class Cluster:
         self._settle_within = settings.silence + settings.resume if settle_within is None else settle_within
         self._nursery = nursery
         self._nodes: dict[str, _Node] = {}
+        #: The names of all that are up or were.
+        self._known: dict[str, None] = {}
         self._scopes: dict[trio.CancelScope, None] = {}
         self._endpoint_of: dict[str, str] = {}
         self._serial = {kind: itertools.count(1) for kind in ("broker", "worker", "client")}
@@ -144,9 +147,35 @@ class Cluster:
     def partition(self, *groups: Iterable[Peer | str]) -> None:
         """Let nothing through between peers of different groups; peers in no group reach all.
 
-        Both sides learn of it after their silence.  A later call replaces an earlier one.
+        Both sides learn of it after their silence.  A later call replaces an earlier one.  Peers that are down count,
+        too: they are on that side if they come back.  What a test opened by itself is for `Network.partition`.
+
+        Args:
+            groups: two or more, each with one peer or more.
+
+        Raises:
+            LookupError: there never was such a peer.
+            RuntimeError: the cluster runs over tcp.
+            TypeError: a group is no list of peers.
+            ValueError: there are fewer than two groups, one is empty, or a peer is in two.
         """
-        self.network.partition(*([each if isinstance(each, str) else each.name for each in group] for group in groups))
+        network = self.network
+        named = [self._names_of(group) for group in groups]
+        if len(named) < 2 or not all(named):
+            raise ValueError(f"a partition takes two groups or more, each with one peer or more, not {named!r}")
+        network.partition(*named)
+
+    def _names_of(self, group: Iterable[Peer | str]) -> list[str]:
+        if isinstance(group, str) or not isinstance(group, Iterable):
+            raise TypeError(f"a group is a list of peers or names, not {group!r}")
+        names = []
+        for each in group:
+            if not isinstance(each, Peer | str):
+                raise TypeError(f"a peer or its name is wanted, not {each!r}")
+            names.append(each if isinstance(each, str) else each.name)
+            if names[-1] not in self._known:
+                raise LookupError(f"{each!r} was never up: {self!r}")
+        return names
 
     def heal(self) -> None:
         """End the partition.  Connections that were not lost yet live on; what was sent meanwhile is gone."""
@@ -194,7 +223,7 @@ class Cluster:
     async def add_broker(self) -> Broker:
         """Start one more broker.  Only workers and clients that are added later know of it."""
         name = self._new_name("broker")
-        opened = open_broker(_ENDPOINTS[self._transport], name=name, settings=self.settings)
+        opened = open_broker(ENDPOINTS[self._transport], name=name, settings=self.settings)
         broker: Broker = await self._start(name, opened)
         self._endpoint_of[name] = broker.endpoints[0]
         self.endpoints = tuple(self._endpoint_of.values())
@@ -254,6 +283,7 @@ class Cluster:
             self._scopes[scope] = None
             async with opened as peer:
                 node = self._nodes[name] = _Node(peer, scope)
+                self._known[name] = None
                 task_status.started(node)
                 try:
                     await node.leave.wait()

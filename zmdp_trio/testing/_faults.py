@@ -29,7 +29,7 @@ class Faults:
         drop: float = 0,
         double: float = 0,
         reorder: float = 0,
-        delay: tuple[float, float] = (0, 0),
+        delay: float | tuple[float, float] = 0,
         late: float = 0.1,
     ) -> None:
         """Make a hook.
@@ -39,7 +39,7 @@ class Faults:
             drop: the share of messages that never arrive, 0 to 1.
             double: the share of those left that arrive twice.
             reorder: the share of copies that are up to `late` seconds later still, and hold up nothing behind them.
-            delay: the least and the most seconds that a copy takes.
+            delay: the seconds that a copy takes: always the same, or the least and the most.
             late: see `reorder`.
 
         Raises:
@@ -48,13 +48,13 @@ class Faults:
         for name, share in {"drop": drop, "double": double, "reorder": reorder}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a share of the messages, from 0 to 1, not {share!r}")
-        if not (0 <= delay[0] <= delay[1] and late >= 0):
-            raise ValueError(f"seconds from 0 up are wanted, not delay={delay!r}, late={late!r}")
+        if not late >= 0:
+            raise ValueError(f"late is seconds from 0 up, not {late!r}")
         self._dice = random.Random(seed)
         self._drop = drop
         self._double = double
         self._reorder = reorder
-        self._delay = delay
+        self._delay = _least_and_most(delay)
         self._late = late
         self.dropped = self.doubled = self.reordered = 0
 
@@ -74,3 +74,10 @@ class Faults:
             self.reordered += 1
             return Late(seconds + self._dice.uniform(0, self._late))
         return seconds
+
+
+def _least_and_most(delay: float | tuple[float, float]) -> tuple[float, float]:
+    both = (delay, delay) if isinstance(delay, int | float) else tuple(delay)
+    if not (len(both) == 2 and 0 <= both[0] <= both[1]):
+        raise ValueError(f"delay is seconds from 0 up, or the least and the most of them, not {delay!r}")
+    return both

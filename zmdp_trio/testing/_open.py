@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NoReturn, Unpack
 
 import trio
 
-from .._nursery import open_plain_nursery
+from .._nursery import open_plain_nursery, raise_plain
 from .._service import Service
 from .._settings import Overrides, Settings, settings_with
-from ._cluster import Cluster, Transport
+from .._transport.memory import current_network
+from ._cluster import ENDPOINTS, Cluster, Transport
 
 
 @asynccontextmanager
@@ -32,6 +33,18 @@ async def _time_limit(seconds: float) -> AsyncIterator[None]:
             nursery.start_soon(end)
         yield
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _hook_errors_plain() -> Iterator[None]:
+    """Let what the network's hook raised come out as itself: it ended the run, what stands beside it came of that."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        network = current_network()
+        if network.hook_error is None or group.subgroup(lambda each: each is network.hook_error) is None:
+            raise
+        raise_plain(network.hook_error)
 
 
 @asynccontextmanager
@@ -69,23 +82,31 @@ async def open_cluster(
 
     Raises:
         AssertionError: at the end, something is left of a request.
+        ValueError: a number is negative or there is no broker, there is no such transport, or a setting is out of
+            range.
+        TypeError: there is no such setting.
     """
+    if transport not in ENDPOINTS:
+        raise ValueError(f"transport is one of {', '.join(map(repr, ENDPOINTS))}, not {transport!r}")
     if brokers < 1:
         raise ValueError(f"a cluster has at least one broker, not {brokers!r}")
-    async with _time_limit(limit), open_plain_nursery() as nursery:
-        cluster = Cluster(services, nursery, transport, settle_within, settings_with(settings, **overrides))
-        try:
-            for add, number in (
-                (cluster.add_broker, brokers),
-                (functools.partial(cluster.add_worker, wait=False), workers),
-                (cluster.add_client, clients),
-            ):
-                for _ in range(number):
-                    await add()
-            await cluster._wait_connected()
-            yield cluster
-            if check:
-                await cluster.settle()
-            await cluster._stop_all()
-        finally:
-            cluster._cancel_all()
+    if workers < 0 or clients < 0:
+        raise ValueError(f"none or more are wanted, not workers={workers!r}, clients={clients!r}")
+    with _hook_errors_plain():
+        async with _time_limit(limit), open_plain_nursery() as nursery:
+            cluster = Cluster(services, nursery, transport, settle_within, settings_with(settings, **overrides))
+            try:
+                for add, number in (
+                    (cluster.add_broker, brokers),
+                    (functools.partial(cluster.add_worker, wait=False), workers),
+                    (cluster.add_client, clients),
+                ):
+                    for _ in range(number):
+                        await add()
+                await cluster._wait_connected()
+                yield cluster
+                if check:
+                    await cluster.settle()
+                await cluster._stop_all()
+            finally:
+                cluster._cancel_all()
