@@ -166,5 +166,14 @@ def test_settings_out_of_range_are_refused(field: Any, value: Any) -> None:
 def test_settings_are_replaced_one_by_one() -> None:
     assert settings_with(None) == DEFAULTS
     assert settings_with(Settings(timeout=5.0), misses=7) == Settings(timeout=5.0, misses=7)
-    with pytest.raises(TypeError):
-        settings_with(None, no_such_setting=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("timout", "there is no setting 'timout'; is 'timeout' meant?"), ("nonsense", "there is no setting 'nonsense'")],
+)
+def test_a_setting_that_there_is_not_is_named(name: str, why: str) -> None:
+    wrong: Any = {name: 1}
+    with pytest.raises(TypeError) as raised:
+        settings_with(None, **wrong)
+    assert str(raised.value) == why

@@ -37,7 +37,7 @@ class Crew(Generic[R]):
             task.context = self._context.copy()
             trio.lowlevel.reschedule(task)
         else:
-            self._nursery.start_soon(self._work, what)
+            self._context.run(self._nursery.start_soon, self._work, what)
 
     @property
     def full(self) -> bool:

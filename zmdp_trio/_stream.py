@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds before the caller's own deadline in which another process may already think that it has passed.
 EARLY: Final = 0.5
+#: Where a call is that its caller can leave.
+OPEN: Final = (CallState.SENT, CallState.WAITING)
 
 
 class ReplyStream:
@@ -98,7 +100,7 @@ class ReplyStream:
     def cancel(self) -> None:
         """Leave: the handler is cancelled, and what came is forgotten.  Does nothing when the stream has ended."""
         call = self._call
-        if call.state in (CallState.SENT, CallState.WAITING) or call.inbox:
+        if call.state in OPEN or call.inbox:
             self._client._cancel(call)
 
     async def aclose(self) -> None:
@@ -108,7 +110,7 @@ class ReplyStream:
 
     def __del__(self) -> None:
         # May run in any thread and at any moment: only note the call, and wake the engine.
-        if self._call.state in (CallState.SENT, CallState.WAITING) or self._call.inbox:
+        if self._call.state in OPEN or self._call.inbox:
             self._client._abandon(self._call)
 
     # ---- how it works

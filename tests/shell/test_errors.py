@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import pickle
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -249,7 +250,21 @@ async def test_a_full_queue_is_overloaded(autojump_clock: Any) -> None:
             await trio.sleep(0.1)
         error, after = await caught(lambda: cluster.client.request("narrow"))
         assert (type(error), error.code, after) == (Overloaded, Code.RESOURCE_EXHAUSTED, 0)
-        assert error.details["retry_after"] > 0
+        assert isinstance(error, Overloaded)
+        assert error.retry_after == error.details["retry_after"] == cluster.settings.appear
+
+
+@pytest.mark.parametrize(
+    ("details", "seconds"),
+    [
+        *(({"retry_after": 0.5}, 0.5), ({"retry_after": 0}, 0)),
+        *((None, None), ({}, None), ("retry_after", None), ([1], None)),
+        *(({"retry_after": wrong}, None) for wrong in ("1", None, True, -1, math.inf, math.nan)),
+    ],
+    ids=repr,
+)
+def test_when_to_try_again_is_seconds_or_unknown(details: Any, seconds: float | None) -> None:
+    assert Overloaded("full", details=details).retry_after == seconds
 
 
 # ---- peers that are lost

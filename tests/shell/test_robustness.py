@@ -102,6 +102,16 @@ async def test_an_option_that_cannot_be_sent_is_refused_here(options: Any, autoj
         assert await cluster.client.request("echo", 1, timeout=10**400) == 1
 
 
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [({"a": 1}, "header 'a': a string is wanted, not 1"), ({1: "a"}, "header: a string is wanted, not 1")],
+)
+async def test_a_header_that_is_no_string_is_named(headers: Any, why: str, autojump_clock: Any) -> None:
+    async with open_client("memory://nobody") as client:
+        with pytest.raises(InvalidArgument, match=why):
+            await client.request("echo", headers=headers)
+
+
 @pytest.mark.parametrize("name", ["", "\ud800", "x" * 256, 5], ids=repr)
 async def test_a_name_that_cannot_be_sent_is_refused_at_once(name: Any, autojump_clock: Any) -> None:
     for opened in (open_broker("memory://*", name=name), open_client("memory://b", name=name)):

@@ -22,7 +22,7 @@ from zmdp_trio import (
     WorkerLost,
     service,
 )
-from zmdp_trio.testing import Cluster, VirtualClock, host, open_cluster
+from zmdp_trio.testing import Cluster, Hook, VirtualClock, current_network, host, open_cluster
 
 
 @service("echo")
@@ -132,8 +132,22 @@ async def test_brokers_alone(clock: VirtualClock) -> None:
         await cluster.add_worker(echo, concurrency=3)
         assert cluster.worker.settings.concurrency == 3
         assert await client.request("echo", 1) == 1
-    with pytest.raises(ValueError, match="at least one broker"):
-        async with open_cluster(brokers=0):
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "why"),
+    [
+        ({"brokers": 0}, ValueError, "at least one broker, not 0"),
+        ({"workers": -1}, ValueError, "none or more are wanted, not workers=-1"),
+        ({"clients": -2}, ValueError, "none or more are wanted, .* clients=-2"),
+        ({"transport": "udp"}, ValueError, "transport is one of 'memory', 'tcp', not 'udp'"),
+        ({"heartbaet": 1}, TypeError, "there is no setting 'heartbaet'; is 'heartbeat' meant?"),
+    ],
+    ids=str,
+)
+async def test_a_cluster_that_cannot_be_is_refused(options: Any, error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=why):
+        async with open_cluster(echo, **options):
             pass
 
 
@@ -268,6 +282,110 @@ async def test_a_partition_is_given_by_peers_or_names(clock: VirtualClock) -> No
         assert before.statistics().clients == 2
 
 
+@pytest.mark.parametrize(
+    ("groups", "error", "why"),
+    [
+        ([["broker"], ["cleint"]], LookupError, "'cleint' was never up: <Cluster of broker, worker, client>"),
+        ([["broker"], "client"], TypeError, "a group is a list of peers or names, not 'client'"),
+        ([["broker"], 7], TypeError, "a group is a list of peers or names, not 7"),
+        ([["broker"], [echo]], TypeError, "a peer or its name is wanted, not <"),
+        ([], ValueError, "two groups or more"),
+        ([["broker", "client"]], ValueError, "two groups or more"),
+        ([["broker"], []], ValueError, "each with one peer or more"),
+        ([["broker"], ["worker"], ["client", "broker"]], ValueError, "'broker' is in two groups"),
+    ],
+    ids=lambda each: str(each) if isinstance(each, list) else "",
+)
+async def test_a_partition_that_parts_nothing_is_refused(
+    groups: Any, error: type[Exception], why: str, clock: VirtualClock
+) -> None:
+    async with open_cluster(echo) as cluster:
+        cluster.partition(["broker"], ["client"])
+        before = cluster.network._groups
+        with pytest.raises(error, match=why):
+            cluster.partition(*groups)
+        assert cluster.network._groups is before
+        cluster.heal()
+
+
+async def test_what_is_down_comes_back_on_its_side_of_a_partition(clock: VirtualClock) -> None:
+    async with open_cluster(echo) as cluster:
+        broker = cluster.broker
+        cluster.kill(broker)
+        cluster.kill("worker")
+        cluster.partition([broker, "client"], ["worker"])
+        await cluster.restart_broker()
+        await cluster.add_worker(name="worker", wait=False)
+        await trio.sleep(30)
+        assert (cluster.broker.statistics().clients, cluster.broker.statistics().workers) == (1, 0)
+        cluster.heal()
+        await trio.sleep(5)
+        assert cluster.broker.statistics().workers == 1
+
+
+# ---- hooks that fail
+
+
+def raises(*_: Any) -> Any:
+    raise ZeroDivisionError("what the hook raised")
+
+
+def answers(answer: Any) -> Any:
+    return lambda source, target, frames: answer
+
+
+@pytest.mark.parametrize(
+    ("hook", "error", "why"),
+    [
+        (raises, ZeroDivisionError, "what the hook raised"),
+        (answers((-1,)), ValueError, "the hook answers.<locals>.<lambda> returns seconds from 0 up, not -1"),
+        (answers((0, float("nan"))), ValueError, "seconds from 0 up, not nan"),
+        (answers("0"), ValueError, "seconds from 0 up, not '0'"),
+        (answers(None), TypeError, r"the hook answers.<locals>.<lambda> returns .* such as \(0,\), not None"),
+        (answers(1.5), TypeError, "not 1.5"),
+    ],
+)
+async def test_what_a_hook_raises_comes_out_as_it_is(
+    hook: Hook, error: type[Exception], why: str, clock: VirtualClock
+) -> None:
+    async def call() -> None:
+        async with open_cluster(echo, workers=2, clients=2) as cluster:
+            cluster.network.hook = hook
+            async with trio.open_nursery() as nursery:
+                for client in cluster.clients:
+                    nursery.start_soon(client.request, "echo")
+
+    async def idle() -> None:
+        async with open_cluster(echo) as cluster:
+            cluster.network.hook = hook
+            await trio.sleep_forever()
+
+    async def begin() -> None:
+        current_network().hook = hook
+        async with open_cluster(echo):
+            pass
+
+    for fails in (call, idle, begin):
+        with pytest.raises(error, match=why):
+            await fails()
+        assert current_network().hook is None
+
+
+async def test_other_groups_come_out_beside_a_hook_that_failed_before(clock: VirtualClock) -> None:
+    async def fail() -> None:
+        raise KeyError
+
+    async def main() -> None:
+        async with open_cluster(echo), trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(fail)
+
+    current_network().hook_error = ZeroDivisionError()
+    with pytest.raises(ExceptionGroup) as raised:
+        await main()
+    assert raised.value.subgroup(ZeroDivisionError) is None
+
+
 # ---- the end
 
 
@@ -348,6 +466,8 @@ async def test_the_same_over_tcp() -> None:
             assert [word async for word in client.stream("words", "a b")] == ["a", "b"]
         await cluster.stop("worker-2")
         assert await cluster.client.request("echo", 2) == 2
+        with pytest.raises(RuntimeError, match="faults need transport='memory'"):
+            await cluster.restart_broker("broker")
         for fault in (cluster.heal, lambda: cluster.kill("worker"), lambda: cluster.partition(["client"], ["worker"])):
             with pytest.raises(RuntimeError, match="faults need transport='memory'"):
                 fault()

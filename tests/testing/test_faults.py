@@ -93,6 +93,17 @@ async def test_ports_are_called_by_their_host(clock: VirtualClock) -> None:
     assert (bound.name, dial(NAME, OPTIONS).name) == (NAME, "north")
 
 
+async def test_something_is_on_one_side_of_a_partition(clock: VirtualClock) -> None:
+    network, bound = current_network(), listen(NAME, options=OPTIONS)
+    network.partition([bound, NAME, NAME], ["nobody yet"])
+    before = network._groups
+    with pytest.raises(ValueError, match="'north' is in two groups"):
+        network.partition(["north"], [NAME], ["south", "north"])
+    with pytest.raises(TypeError, match="a group is a list of ports or names, not 'north'"):
+        network.partition([NAME], "north")
+    assert network._groups is before
+
+
 # ---- chance
 
 
@@ -123,8 +134,16 @@ def test_the_shares_are_kept_and_counted() -> None:
     assert 1 <= min(copies) <= max(set(copies) - set(late)) <= 2 < max(late) <= 5
 
 
+def test_a_delay_may_be_one_number() -> None:
+    assert fates(Faults(delay=1.5), 100) == [[1.5]] * 100
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"drop": -0.1}, {"double": 1.1}, {"reorder": 7}, {"delay": (2, 1)}, {"delay": (-1, 1)}, {"late": -1}]
+    "wrong",
+    [
+        *({"drop": -0.1}, {"double": 1.1}, {"reorder": 7}, {"late": -1}),
+        *({"delay": (2, 1)}, {"delay": (-1, 1)}, {"delay": -1}, {"delay": (1,)}, {"delay": (1, 2, 3)}),
+    ],
 )
 def test_nonsense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

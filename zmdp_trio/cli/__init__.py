@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -11,11 +13,13 @@ _EXTRAS = {"click", "rich"}
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    atexit.register(_ignore_signals)
     try:
         from ._commands import run
 
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
+        _ignore_signals()
         status = 130
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -25,3 +29,10 @@ def main() -> NoReturn:
             raise
         sys.exit(f"zmdp: the command needs {error.name}, which is not installed: pip install 'zmdp-trio[cli]'")
     sys.exit(status)
+
+
+def _ignore_signals() -> None:
+    """Let no signal change the status any more: while the interpreter is taken down it would kill the process."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -74,7 +74,7 @@ async def _connected(options: Options, payload: Any, work: _Work) -> int | None:
     output = Output()
 
     async def with_client() -> None:
-        async with open_client(*options["endpoints"]) as client:
+        async with open_client(*options["endpoints"], settings=options["settings"]) as client:
             with output.scope:
                 await work(client, payload, output)
 
@@ -82,7 +82,8 @@ async def _connected(options: Options, payload: Any, work: _Work) -> int | None:
 
 
 def _limits(options: Options) -> dict[str, Any]:
-    limits = {"timeout": options["timeout"], "retry": options["retry"], "headers": dict(options["headers"]) or None}
+    limits = {name: options[name] for name in ("timeout", "retry", "key", "worker")}
+    limits["headers"] = dict(options["headers"]) or None
     if options["deadline"] is not None:
         limits["deadline"] = trio.current_time() + options["deadline"]
     return limits

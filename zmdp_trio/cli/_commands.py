@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from zmdp_trio import Settings
+
 from ._failures import Failure, exit_codes_help
-from ._options import Span, Target, as_json, endpoints, grace, request_options
+from ._options import Span, Target, as_json, endpoints, grace, request_options, settings
 
 
 def run(arguments: list[str]) -> int:
@@ -44,6 +46,14 @@ def _keep_logs_quiet() -> None:
     import logging
 
     logging.getLogger("zmdp_trio").addHandler(logging.NullHandler())
+
+
+_Pairs = tuple[tuple[str, float], ...]
+
+
+def _gather(pairs: _Pairs, **options: float) -> Settings:
+    """Make the settings of what --set says and of the options that are settings, too."""
+    return Settings(**(dict(pairs) | options))  # type: ignore[arg-type]  # each was checked when it was read
 
 
 class _InOrder(click.Group):
@@ -85,15 +95,16 @@ def demo(path: Path | None, json: bool) -> int:
 @zmdp.command()
 @endpoints("--bind", "Where to listen; tcp://HOST:* takes any free port.")
 @grace()
+@settings("b")
 @as_json("Print the endpoints as one JSON object when ready.")
-def broker(endpoints: tuple[str, ...], grace: float, json: bool) -> int:
-    """Run a broker until Ctrl-C or SIGTERM.
+def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: bool) -> int:
+    """Run a broker until Ctrl-C, SIGTERM, or SIGHUP.
 
     At the first signal it refuses new requests, and lets those that it has finish; a second one ends it now.
     """
     from ._serve import run_broker
 
-    return run_broker(endpoints, grace=grace, json=json)
+    return run_broker(endpoints, settings=_gather(settings, drain_grace=grace), json=json)
 
 
 @zmdp.command()
@@ -117,18 +128,28 @@ def broker(endpoints: tuple[str, ...], grace: float, json: bool) -> int:
     metavar="SECONDS",
     help="End the process when its event loop was blocked for as long as this; 'inf' for never.",
 )
+@settings("wc")
 @as_json("Print the services as one JSON object when ready.")
-def worker(modules: tuple[str, ...], endpoints: tuple[str, ...], name: str | None, json: bool, **limits: float) -> int:
-    """Run a worker until Ctrl-C or SIGTERM.
+def worker(
+    modules: tuple[str, ...],
+    endpoints: tuple[str, ...],
+    name: str | None,
+    grace: float,
+    settings: _Pairs,
+    json: bool,
+    **limits: float,
+) -> int:
+    """Run a worker until Ctrl-C, SIGTERM, or SIGHUP.
 
     MODULE is importable, from the current folder too.  All its Service objects are offered, or with :NAME only
     that one, that list, or what that function returns.
 
     At the first signal it takes no new requests, and lets those that run finish; a second one ends it now.
     """
-    from ._serve import Limits, run_worker
+    from ._serve import run_worker
 
-    return run_worker(modules, endpoints, name=name, limits=Limits(**limits), json=json)
+    chosen = _gather(settings, drain_grace=grace, **limits)
+    return run_worker(modules, endpoints, name=name, settings=chosen, json=json)
 
 
 @zmdp.command()
@@ -148,7 +169,7 @@ def call(**options: Any) -> int:
     from ._call import run_call
 
     _keep_logs_quiet()
-    return run_call(options)
+    return run_call(options | {"settings": _gather(options["settings"])})
 
 
 @zmdp.command()
@@ -168,4 +189,4 @@ def stream(**options: Any) -> int:
     from ._call import run_stream
 
     _keep_logs_quiet()
-    return run_stream(options)
+    return run_stream(options | {"settings": _gather(options["settings"])})

@@ -23,14 +23,19 @@ EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
     "CANCELLED": (10, "cancelled by the other side"),
     "UNIMPLEMENTED": (11, "the other side can't do that"),
     "HUNG": (70, "worker: its event loop was blocked for longer than --hung-after"),
+    "SIGHUP": (129, "ended as its terminal closed; the same as the next two"),
     "SIGINT": (130, "ended by Ctrl-C; broker and worker: before all requests were finished"),
     "SIGTERM": (143, "ended by SIGTERM; the same"),
 }
 
+#: What only a broker can say: one is running.
+_RESTARTED: Final = ("the broker was restarted", "was lost with the broker")
+_LOST_IN_RESTART: Final = "the request may have run; --retry 1 lets it run again"
+
 #: What to do about an error, by the name of its class, or else of its code.
 _HINTS: Final = {
     "ServiceNotFound": "is its worker running? Start one with: zmdp worker MODULE",
-    "BrokerLost": "is a broker running there? Start one with: zmdp broker",
+    "BrokerLost": "is a broker running at {brokers}? Start one with: zmdp broker --bind {broker}",
     "MessageTooLarge": "",
     # By class alone: what a handler itself refuses with this code, it explains itself.
     "InvalidArgument": "compare the payload with what the service expects",
@@ -108,8 +113,9 @@ def _explain(error: BaseException, brokers: Sequence[str]) -> Failure | None:
         return error
     if isinstance(error, RequestError):
         hint = _hint(error, error.code.name)
-        if isinstance(error, BrokerLost) and brokers and hint:
-            hint = hint.replace("there", f"at {' or '.join(brokers)}", 1)
+        if isinstance(error, BrokerLost) and hint:
+            restarted = any(words in error.message for words in _RESTARTED)
+            hint = _LOST_IN_RESTART if restarted else _where_to_start(hint, brokers)
         return Failure(error.message, error.code.name, error.details, hint, error.service)
     if isinstance(error, EndpointError):
         return usage(str(error))
@@ -122,6 +128,10 @@ def exit_codes_help() -> str:
     """Write the table for `zmdp --help`."""
     rows = (f"  {status:>3}  {meaning}" for status, meaning in EXIT_CODES.values())
     return "\b\nExit codes:\n" + "\n".join(rows)
+
+
+def _where_to_start(hint: str, brokers: Sequence[str]) -> str | None:
+    return hint.format(brokers=" or ".join(brokers), broker=brokers[0]) if brokers else None
 
 
 def _hint(error: Exception, code: str) -> str | None:

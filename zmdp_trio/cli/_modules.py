@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -53,15 +54,21 @@ def _import(name: str) -> ModuleType:
 
 
 def _broken(name: str, error: Exception) -> Failure:
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__}: {error}"
-    return usage(f"importing {name!r} failed: {what} ({where.filename}, line {where.lineno})")
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        what, file, line = error.msg, error.filename, error.lineno
+    else:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        what, file, line = str(error), where.filename, where.lineno
+    return usage(f"importing {name!r} failed: {type(error).__name__}: {what} ({file}, line {line})")
 
 
 def _named(module: ModuleType, attribute: str) -> list[AnyService]:
     value: Any = getattr(module, attribute, None)
     if value is None:
         raise usage(f"module {module.__name__!r} has no {attribute!r}")
+    if inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value):
+        hint = "what makes services is a plain function"
+        raise usage(f"{module.__name__}:{attribute} is an async function, not a service", hint)
     if callable(value) and not isinstance(value, Service):
         try:
             value = value()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import attrs
 import click
+
+from zmdp_trio import Settings
 
 DEFAULT_BROKER: Final = "tcp://127.0.0.1:5555"
 
@@ -20,8 +24,9 @@ if TYPE_CHECKING:
     _SecondsType = click.ParamType[float | None]
     _SpanType = click.ParamType[float]
     _HeaderType = click.ParamType[tuple[str, str]]
+    _SettingType = click.ParamType[tuple[str, float]]
 else:  # older versions of click know no types of parameter types
-    _TextType = _SecondsType = _SpanType = _HeaderType = click.ParamType
+    _TextType = _SecondsType = _SpanType = _HeaderType = _SettingType = click.ParamType
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,6 +47,9 @@ class Endpoint(_TextType):
         if scheme == "tcp" and (not port or (port[1].isdigit() and int(port[1]) > 65535)):
             self.fail(f"{text!r} has no usable host and port: write tcp://HOST:PORT", param, ctx)
         return text
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return re.findall(r"[^\s,]+", rv)
 
 
 class Seconds(_SecondsType):
@@ -119,8 +127,95 @@ class Header(_HeaderType):
         return name, content
 
 
+#: Settings that have options of their own.
+_OPTIONS: Final = {
+    "drain_grace": "--grace",
+    "blocked_after": "--blocked-after",
+    "hung_after": "--hung-after",
+    "timeout": "--timeout",
+}
+_ROLES: Final = {"b": "brokers", "w": "workers", "c": "clients"}
+_SIZE: Final = re.compile(r"(\d+)(KiB|MiB|GiB)")
+_FACTORS: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class Setting(_SettingType):
+    """One field of `Settings` and its value, written `NAME=VALUE`.
+
+    Args:
+        roles: the letters of those whose settings the command uses: b, w, c.
+    """
+
+    name = "name=value"
+
+    def __init__(self, roles: str) -> None:
+        self.roles = roles
+
+    def names(self) -> Iterator[str]:
+        """Name the settings that can be given."""
+        for field in attrs.fields(Settings):
+            if field.name not in _OPTIONS and set(field.metadata["who"]) & set(self.roles):
+                yield field.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = str(value).partition("=")
+        if not separator or not name:
+            self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
+        try:
+            return name, self._read(name, text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def _read(self, name: str, text: str) -> float:
+        fields = attrs.fields_dict(Settings)
+        if name not in fields:
+            close = " or ".join(get_close_matches(name, self.names()))
+            raise ValueError(f"there is no setting {name!r}" + (f": is {close} meant?" if close else ""))
+        who = fields[name].metadata["who"]
+        if not set(who) & set(self.roles):
+            raise ValueError(f"{name} is a setting of {' and '.join(_ROLES[role] for role in who)}: not used here")
+        if name in _OPTIONS:
+            raise ValueError(f"{name} has an option of its own: {_OPTIONS[name]}")
+        value = _number(fields[name], text)
+        Settings(**{name: value})
+        return value
+
+
+def _number(field: attrs.Attribute[Any], text: str) -> float:
+    """Read a number of what the setting counts; its range is not looked at."""
+    size = _SIZE.fullmatch(text) if field.metadata["unit"] == "bytes" else None
+    if size:
+        return int(size[1]) * _FACTORS[size[2]]
+    try:
+        return float(text) if isinstance(field.default, float) else int(text)
+    except ValueError:
+        if field.metadata["unit"] == "bytes":
+            wanted = "a whole number of bytes, nor one with KiB, MiB, or GiB behind it"
+        else:
+            wanted = "a number of seconds" if isinstance(field.default, float) else "a whole number"
+        raise ValueError(f"{field.name}: {text!r} is not {wanted}") from None
+
+
+def settings(roles: str) -> Callable[[_Function], _Function]:
+    """Make the option for any other setting that a command uses."""
+    kind = Setting(roles)
+    return click.option(
+        "--set",
+        "settings",
+        type=kind,
+        multiple=True,
+        metavar="NAME=VALUE",
+        help=f"Change another setting, as in --set max_message=128MiB: {', '.join(kind.names())}.  [repeatable; the last one counts]",
+    )
+
+
 def endpoints(name: str, help: str) -> Callable[[_Function], _Function]:
-    """Make the option that names endpoints: repeatable, with the same default everywhere."""
+    """Make the option that names endpoints: repeatable, with the same default everywhere.
+
+    Several in the environment variable are separated by blanks or commas.
+    """
     return click.option(
         name,
         "endpoints",
@@ -128,6 +223,7 @@ def endpoints(name: str, help: str) -> Callable[[_Function], _Function]:
         multiple=True,
         envvar="ZMDP_BROKER",
         default=[DEFAULT_BROKER],
+        callback=lambda _, __, value: value or (DEFAULT_BROKER,),  # an environment variable of nothing but blanks
         metavar="ENDPOINT",
         help=f"{help}  [repeatable; default: $ZMDP_BROKER or {DEFAULT_BROKER}]",
     )
@@ -181,6 +277,13 @@ def request_options(timeout: float | None) -> Callable[[_Function], _Function]:
             metavar="NAME=VALUE",
             help="A header for the handler.  [repeatable]",
         ),
+        click.option(
+            "--key",
+            metavar="TEXT",
+            help="Requests of one service with the same key run once, and share the outcome for ten minutes.",
+        ),
+        click.option("--worker", metavar="NAME", help="Run it on the worker of this name (its --name), or not at all."),
+        settings("c"),
         endpoints("--connect", "The broker."),
     ]
     return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Generic, TypeVar
 
 import attrs
 import click
 import trio
 
-from zmdp_trio import Broker, Service, Worker, open_broker, open_worker
+from zmdp_trio import Broker, Service, Settings, Worker, open_broker, open_worker
 
 from ._failures import Failure, explain, usage
 from ._modules import collect
@@ -25,15 +25,8 @@ _Server = TypeVar("_Server", Broker, Worker)
 _PATIENCE = 1.0
 #: Seconds between two lines that say how many requests a drain still waits for.
 _PROGRESS = 5.0
-
-
-@attrs.frozen
-class Limits:
-    """What a worker's options limit, in seconds."""
-
-    grace: float
-    blocked_after: float
-    hung_after: float
+#: Seconds that a second signal leaves for saying goodbye, if no request is unfinished.
+_GOODBYE = 0.5
 
 
 @attrs.frozen
@@ -46,6 +39,7 @@ class _Command(Generic[_Server]):
         open: makes the server.
         announce: says that the server is ready.
         held: counts the requests that it has.
+        at_last: says what becomes of so many requests when the grace time is over.
     """
 
     name: str
@@ -53,13 +47,15 @@ class _Command(Generic[_Server]):
     open: Callable[[], AbstractAsyncContextManager[_Server]]
     announce: Callable[[_Server], Awaitable[None]]
     held: Callable[[_Server], int]
+    at_last: str = "cancelling {}"
 
     def say(self, line: str) -> None:
-        """Write a line for people."""
-        click.echo(f"zmdp {self.name}: {line}", err=True)
+        """Write a line for people, if the terminal is still there."""
+        with suppress(OSError):
+            click.echo(f"zmdp {self.name}: {line}", err=True)
 
 
-def run_broker(endpoints: Sequence[str], *, grace: float, json: bool) -> int:
+def run_broker(endpoints: Sequence[str], *, settings: Settings, json: bool) -> int:
     """Run a broker until a signal.
 
     Returns:
@@ -74,10 +70,18 @@ def run_broker(endpoints: Sequence[str], *, grace: float, json: bool) -> int:
         total = broker.statistics().total
         return total.queued + total.running + total.cancelling
 
-    return _run(_Command("broker", "something", lambda: open_broker(*endpoints, drain_grace=grace), announce, held))
+    at_last = (
+        "leaving {} unfinished: what runs goes on with a broker that is started in this one's place "
+        f"within {settings.resume:g} s, or else ends as BrokerLost"
+    )
+    return _run(
+        _Command("broker", "something", lambda: open_broker(*endpoints, settings=settings), announce, held, at_last)
+    )
 
 
-def run_worker(modules: Sequence[str], brokers: Sequence[str], *, name: str | None, limits: Limits, json: bool) -> int:
+def run_worker(
+    modules: Sequence[str], brokers: Sequence[str], *, name: str | None, settings: Settings, json: bool
+) -> int:
     """Run a worker until a signal.
 
     Returns:
@@ -101,14 +105,7 @@ def run_worker(modules: Sequence[str], brokers: Sequence[str], *, name: str | No
         return statistics.running + statistics.cancelling
 
     def open_it() -> AbstractAsyncContextManager[Worker]:
-        return open_worker(
-            services,
-            *brokers,
-            name=name,
-            drain_grace=limits.grace,
-            blocked_after=limits.blocked_after,
-            hung_after=limits.hung_after,
-        )
+        return open_worker(services, *brokers, name=name, settings=settings)
 
     # A thread can't be interrupted; a shielded clean-up of an async handler won't be.
     who = "a handler's thread" if any(service.shape.sync for service in services) else "a handler"
@@ -142,12 +139,18 @@ async def _until_signal(command: _Command[_Server]) -> int:
     """Serve until a signal: the first one drains, the second one cancels, and so does the end of the grace time."""
     scope = trio.CancelScope()
     stop, late = trio.Event(), trio.Event()
-    ready = False
+    ready: _Server | None = None
 
     def first() -> None:
         stop.set()
-        if not ready:
+        if ready is None:
             scope.cancel()
+
+    def second() -> None:
+        if ready is None or late.is_set() or command.held(ready):
+            scope.cancel()
+        else:
+            scope.deadline = trio.current_time() + _GOODBYE
 
     def overdue() -> None:
         command.say(f"{command.who} is still at work; another signal ends the process")
@@ -157,14 +160,14 @@ async def _until_signal(command: _Command[_Server]) -> int:
         with scope:
             async with command.open() as server:
                 await command.announce(server)
-                ready = True
+                ready = server
                 await stop.wait()
                 if not await _drain(command, server):
                     late.set()
                     await trio.sleep_forever()
 
-    signum = await with_signals(serve, first, scope.cancel, overdue=overdue, hurry=late)
-    return 128 + signum if signum and ready and scope.cancelled_caught else 0
+    signum = await with_signals(serve, first, second, overdue=overdue, hurry=late)
+    return 128 + signum if signum and ready is not None and scope.cancelled_caught else 0
 
 
 async def _drain(command: _Command[_Server], server: _Server) -> bool:
@@ -175,7 +178,7 @@ async def _drain(command: _Command[_Server], server: _Server) -> bool:
         nursery.cancel_scope.cancel()
     if not finished:
         held = command.held(server)
-        what = f"cancelling {_requests(held)}" if held else "somebody at the other end did not answer"
+        what = command.at_last.format(_requests(held)) if held else "somebody at the other end did not answer"
         command.say(f"the grace time is over; {what}")
     return finished
 

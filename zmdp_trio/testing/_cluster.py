@@ -205,6 +205,7 @@ class Cluster:
 
         Raises:
             LookupError: there never was such a broker, or there are several and none was named.
+            RuntimeError: it is up, and the cluster runs over tcp, where nobody can be killed.
         """
         name = which.name if isinstance(which, Broker) else which
         if name is None and len(self._endpoint_of) == 1:
