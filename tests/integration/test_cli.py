@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pytest
-from forked import HERE, ROOT, Forked, command, fork, run_forked
+from forked import HERE, ROOT, Forked, command, fork, run_forked, snippet
+
+from zmdp_trio.cli._options import Setting
 
 #: Seconds that a command may take, and the broker and worker that all tests share.
 LIMIT, WHOLE = 60, 900
@@ -44,6 +47,16 @@ async def picky():
 def nap():
     print("asleep", flush=True)
     threading.Event().wait()
+
+calls = []
+
+@service("tally")
+async def tally():
+    calls.append(1)
+    return len(calls)
+
+async def later():
+    return [tally]
 """
 
 
@@ -249,8 +262,7 @@ def test_what_a_handler_refuses_it_explains_itself(cluster: Cluster, tmp_path: P
 def test_no_broker(lonely: Forked) -> None:
     assert lonely.wait(LIMIT) == 8
     errors = lonely.stderr.read()
-    assert b"zmdp broker" in errors
-    assert b"tcp://127.0.0.1:9" in errors
+    assert b"zmdp broker --bind tcp://127.0.0.1:9)" in errors
     assert b"Traceback" not in errors
 
 
@@ -275,6 +287,19 @@ def test_no_broker(lonely: Forked) -> None:
         (["worker", "words", "--grace", "-1"], ["--grace", "'-1' is not a number of seconds"]),
         (["worker", "words", "--blocked-after", "0"], ["--blocked-after", "0.01 or more"]),
         (["worker", "words", "--hung-after", "soon"], ["--hung-after", "'soon' is not a number of seconds"]),
+        (["broker", "--set", "queue"], ["NAME=VALUE"]),
+        (["broker", "--set", "queue_request=1"], ["no setting 'queue_request'", "is queue_requests meant?"]),
+        (["broker", "--set", "queue_requests=1KiB"], ["queue_requests: '1KiB' is not a whole number"]),
+        (["broker", "--set", "queue_requests=0"], ["queue_requests must be a whole number, 1 or more, not 0"]),
+        (["broker", "--set", "queue_requests=inf"], ["'inf' is not a whole number"]),
+        (["broker", "--set", "broker_memory=2GB"], ["broker_memory: '2GB'", "KiB, MiB, or GiB"]),
+        (["broker", "--set", "heartbeat=often"], ["heartbeat: 'often' is not a number of seconds"]),
+        (["broker", "--set", "heartbeat=inf"], ["heartbeat must be seconds, 0.01 or more and finite"]),
+        (["broker", "--set", "concurrency=1"], ["concurrency is a setting of workers: not used here"]),
+        (["worker", "words", "--set", "appear=1"], ["appear is a setting of brokers"]),
+        (["worker", "words", "--set", "drain_grace=1"], ["an option of its own: --grace"]),
+        (["call", "echo", "--set", "key_limit=1"], ["key_limit is a setting of brokers and workers"]),
+        (["stream", "echo", "--set", "timeout=1"], ["an option of its own: --timeout"]),
         (["broker", "--bind", "tcp://nowhere"], ["tcp://HOST:PORT"]),
         (["broker", "--bind", "tcp://192.0.2.1:5555"], ["192.0.2.1"]),
         (["worker", "missing_module"], ["no module 'missing_module'"]),
@@ -286,6 +311,8 @@ def test_no_broker(lonely: Forked) -> None:
         (["worker", "json"], ["holds no services"]),
         (["worker", "json:JSONDecoder"], ["'json:JSONDecoder' is a class, not a service"]),
         (["worker", "words:Query"], ["'words:Query' is a class, not a service"]),
+        (["worker", "words:later"], ["words:later is an async function, not a service"]),
+        (["worker", "garbled"], ["SyntaxError: '(' was never closed", "garbled.py, line 2)"]),
         (["worker", ".words"], ["'.words' names no module"]),
         (["worker", "words."], ["'words.' names no module"]),
         (["worker", ":nap"], ["':nap' names no module"]),
@@ -299,9 +326,78 @@ def test_wrong_use(tmp_path: Path, arguments: list[str], words: list[str]) -> No
     (tmp_path / "clash.py").write_text(CLASH)
     (tmp_path / "words.py").write_text(WORDS)
     (tmp_path / "faulty.py").write_text("x = 0\n1 / x\n")
+    (tmp_path / "garbled.py").write_text("x = 0\ny = (\n")
     done = run(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert [word for word in words if word not in done.stderr.decode()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("broker_memory=2GiB", 2**31),
+        ("broker_memory=128MiB", 2**27),
+        ("max_headers=64KiB", 2**16),
+        ("max_headers=1000", 1000),
+        ("queue_requests=10_000", 10_000),
+        ("resume=0.5", 0.5),
+        ("key_window=inf", math.inf),
+    ],
+)
+def test_a_setting_is_read_as_what_it_counts(text: str, value: float) -> None:
+    name, read = Setting("bw", {}).convert(text, None, None)
+    assert (name, read, type(read)) == (text.partition("=")[0], value, type(value))
+
+
+def test_settings_reach_broker_worker_and_client(tmp_path: Path) -> None:
+    bind = ("broker", "--bind", "tcp://127.0.0.1:*", "--json", "--set", "max_message=64KiB", "--set", "client_queue=1")
+    with start(tmp_path, *bind) as broker:
+        endpoint = json.loads(line_with(broker.stdout, "endpoints"))["endpoints"][0]
+        there = ("--connect", endpoint)
+        with start(HERE, "worker", "cli_handlers", *there, "--set", "concurrency=1") as worker:
+            line_with(worker.stdout, "offering")
+            assert run(tmp_path, "call", "echo", "--raw", "-", *there, stdin=bytes(2**17)).returncode == 5
+            assert run(tmp_path, "call", "echo", "--raw", "-", *there, stdin=bytes(2**15)).returncode == 0
+            with start(tmp_path, "stream", "endless", '"x"', *there, "--set", "credit_messages=1") as stream:
+                line_with(stream.stdout, "x")
+                late = run(tmp_path, "call", "endless", '"y"', *there, "--deadline", "0.2")
+                assert late.returncode == 7
+
+
+def test_several_brokers_in_the_environment(cluster: Cluster, tmp_path: Path) -> None:
+    absent = ["tcp://127.0.0.1:9", "tcp://127.0.0.1:10"]
+    brokers = f" {absent[0]}, {cluster.endpoint} {absent[1]} "
+    with start(HERE, "worker", "cli_handlers:chosen", "--json", ZMDP_BROKER=brokers) as worker:
+        said = json.loads(line_with(worker.stdout, "services"))
+    assert said["brokers"] == [absent[0], cluster.endpoint, absent[1]]
+
+
+def test_a_key_and_a_worker_can_be_named(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(WORDS)
+    with start(tmp_path, "worker", "words:tally", "--connect", cluster.endpoint, "--name", "w") as worker:
+        line_with(worker.stdout, "offering")
+        assert ask(cluster, "call", "tally", "--worker", "w").stdout == b"1\n"
+        assert [ask(cluster, "call", "tally", "--key", "k").stdout for _ in range(2)] == [b"2\n", b"2\n"]
+        assert ask(cluster, "stream", "tally", "--key", "k").stderr == b"final reply: 2\n"
+        assert ask(cluster, "call", "tally", "--worker", "v").returncode in (4, 8)
+
+
+def test_what_is_lost_with_a_restarted_broker_is_not_for_want_of_one(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        broker, endpoint = stack.enter_context(start_broker(tmp_path))
+        worker = stack.enter_context(start_worker(HERE, "cli_handlers:silent", endpoint))
+        call = stack.enter_context(start(tmp_path, "call", "silent", '"x"', "--connect", endpoint))
+        line_with(worker.stdout, "entered")
+        for process in (worker, broker):
+            process.kill()
+            process.wait(LIMIT)
+        again = stack.enter_context(start(tmp_path, "broker", "--bind", endpoint, "--set", "resume=0.2"))
+        line_with(again.stdout, "listening")
+        assert call.wait(LIMIT) == 8
+        errors = call.stderr.read()
+        assert b"the broker was restarted, and no worker has come back with it" in errors
+        assert b"--retry 1" in errors
+        assert b"zmdp broker" not in errors
 
 
 def test_a_bound_endpoint_is_taken(cluster: Cluster, tmp_path: Path) -> None:
@@ -316,7 +412,12 @@ def test_worker_takes_what_a_function_returns(cluster: Cluster, tmp_path: Path) 
         assert json.loads(line_with(worker.stdout, "services"))["services"] == ["echo", "count"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+SIGNALS = pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+
+
+@SIGNALS
 @pytest.mark.parametrize(("command", "service"), [("stream", "endless"), ("call", "silent")])
 def test_a_signal_cancels_the_handler(
     cluster: Cluster, number: signal.Signals, status: int, command: str, service: str
@@ -346,9 +447,6 @@ def test_a_signal_ends_a_stream_whose_reader_is_stuck(cluster: Cluster) -> None:
         process.send_signal(signal.SIGINT)
         line_with(cluster.worker.stdout, "left stuck")
         assert process.wait(LIMIT) == 130
-
-
-SIGNALS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
 @SIGNALS
@@ -402,8 +500,59 @@ def test_the_second_signal_ends_it_now(role: str, number: signal.Signals, status
                 assert call.wait(LIMIT) == 8
 
 
-@pytest.mark.parametrize("role", ["worker", "broker"])
-def test_the_end_of_the_grace_time_cancels_what_still_runs(role: str, tmp_path: Path) -> None:
+@SIGNALS
+@pytest.mark.parametrize("pause", [0, 0.01, 0.05, 0.15])
+def test_a_second_signal_changes_nothing_when_nothing_is_unfinished(
+    number: signal.Signals, status: int, pause: float, tmp_path: Path
+) -> None:
+    with start_broker(tmp_path) as (broker, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+        for process in (worker, broker):
+            process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(pause)
+            process.send_signal(number)
+            assert process.wait(LIMIT) == 0
+            assert b"Traceback" not in process.stderr.read()
+
+
+@SIGNALS
+@pytest.mark.parametrize("pause", [0, 0.02, 0.1])
+def test_two_signals_end_a_call(
+    cluster: Cluster, number: signal.Signals, status: int, pause: float, tmp_path: Path
+) -> None:
+    with start(tmp_path, "call", "silent", '"twice"', "--connect", cluster.endpoint) as call:
+        line_with(cluster.worker.stdout, "entered twice")
+        call.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            call.wait(pause)
+        call.send_signal(number)
+        assert (call.wait(LIMIT), call.stderr.read()) == (status, b"")
+        line_with(cluster.worker.stdout, "left twice")
+
+
+def test_a_hang_up_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    arguments = ["zmdp", "broker", "--bind", "tcp://127.0.0.1:*", "--json"]
+    code = (
+        "import signal, sys; from zmdp_trio.cli import main;"
+        f"signal.signal(signal.SIGHUP, signal.SIG_IGN); sys.argv = {arguments}; main()"
+    )
+    with fork(snippet(tmp_path, code), LIMIT) as broker:
+        endpoint = json.loads(line_with(broker.stdout, "endpoints"))["endpoints"][0]
+        broker.send_signal(signal.SIGHUP)
+        with start_worker(HERE, "cli_handlers", endpoint):
+            assert run(tmp_path, "call", "echo", "1", "--connect", endpoint).stdout == b"1\n"
+        broker.send_signal(signal.SIGTERM)
+        assert broker.wait(LIMIT) == 0
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [
+        ("worker", "cancelling 1 request"),
+        ("broker", "leaving 1 request unfinished: what runs goes on with a broker that is started in this one's place"),
+    ],
+)
+def test_the_end_of_the_grace_time_ends_what_still_runs(role: str, words: str, tmp_path: Path) -> None:
     grace = {"worker": "30", "broker": "30"} | {role: "0.2"}
     bind = ("broker", "--bind", "tcp://127.0.0.1:*", "--json", "--grace", grace["broker"])
     with start(tmp_path, *bind) as broker:
@@ -414,7 +563,7 @@ def test_the_end_of_the_grace_time_cancels_what_still_runs(role: str, tmp_path: 
                 line_with(worker.stdout, "entered")
                 process = {"broker": broker, "worker": worker}[role]
                 process.send_signal(signal.SIGTERM)
-                line_with(process.stderr, "the grace time is over; cancelling 1 request")
+                line_with(process.stderr, f"the grace time is over; {words}")
                 assert process.wait(LIMIT) == 143
                 if process is worker:
                     line_with(worker.stdout, "left")

@@ -95,7 +95,7 @@ def demo(path: Path | None, json: bool) -> int:
 @zmdp.command()
 @endpoints("--bind", "Where to listen; tcp://HOST:* takes any free port.")
 @grace()
-@settings("b")
+@settings("b", drain_grace="--grace")
 @as_json("Print the endpoints as one JSON object when ready.")
 def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: bool) -> int:
     """Run a broker until Ctrl-C, SIGTERM, or SIGHUP.
@@ -128,7 +128,7 @@ def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: boo
     metavar="SECONDS",
     help="End the process when its event loop was blocked for as long as this; 'inf' for never.",
 )
-@settings("wc")
+@settings("wc", drain_grace="--grace", blocked_after="--blocked-after", hung_after="--hung-after")
 @as_json("Print the services as one JSON object when ready.")
 def worker(
     modules: tuple[str, ...],

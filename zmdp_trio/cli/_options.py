@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -127,13 +127,6 @@ class Header(_HeaderType):
         return name, content
 
 
-#: Settings that have options of their own.
-_OPTIONS: Final = {
-    "drain_grace": "--grace",
-    "blocked_after": "--blocked-after",
-    "hung_after": "--hung-after",
-    "timeout": "--timeout",
-}
 _ROLES: Final = {"b": "brokers", "w": "workers", "c": "clients"}
 _SIZE: Final = re.compile(r"(\d+)(KiB|MiB|GiB)")
 _FACTORS: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -144,17 +137,19 @@ class Setting(_SettingType):
 
     Args:
         roles: the letters of those whose settings the command uses: b, w, c.
+        options: the settings that have an option of their own, and which.
     """
 
     name = "name=value"
 
-    def __init__(self, roles: str) -> None:
+    def __init__(self, roles: str, options: Mapping[str, str]) -> None:
         self.roles = roles
+        self.options = options
 
     def names(self) -> Iterator[str]:
         """Name the settings that can be given."""
         for field in attrs.fields(Settings):
-            if field.name not in _OPTIONS and set(field.metadata["who"]) & set(self.roles):
+            if field.name not in self.options and set(field.metadata["who"]) & set(self.roles):
                 yield field.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
@@ -164,11 +159,11 @@ class Setting(_SettingType):
         if not separator or not name:
             self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
         try:
-            return name, self._read(name, text)
+            return self._read(name, text)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
-    def _read(self, name: str, text: str) -> float:
+    def _read(self, name: str, text: str) -> tuple[str, float]:
         fields = attrs.fields_dict(Settings)
         if name not in fields:
             close = " or ".join(get_close_matches(name, self.names()))
@@ -176,11 +171,11 @@ class Setting(_SettingType):
         who = fields[name].metadata["who"]
         if not set(who) & set(self.roles):
             raise ValueError(f"{name} is a setting of {' and '.join(_ROLES[role] for role in who)}: not used here")
-        if name in _OPTIONS:
-            raise ValueError(f"{name} has an option of its own: {_OPTIONS[name]}")
-        value = _number(fields[name], text)
-        Settings(**{name: value})
-        return value
+        if name in self.options:
+            raise ValueError(f"{name} has an option of its own: {self.options[name]}")
+        chosen: dict[str, Any] = {name: _number(fields[name], text)}
+        Settings(**chosen)
+        return name, chosen[name]
 
 
 def _number(field: attrs.Attribute[Any], text: str) -> float:
@@ -198,16 +193,17 @@ def _number(field: attrs.Attribute[Any], text: str) -> float:
         raise ValueError(f"{field.name}: {text!r} is not {wanted}") from None
 
 
-def settings(roles: str) -> Callable[[_Function], _Function]:
-    """Make the option for any other setting that a command uses."""
-    kind = Setting(roles)
+def settings(roles: str, **options: str) -> Callable[[_Function], _Function]:
+    """Make the option for the settings that a command uses and that have no option of their own, as `options` do."""
+    kind = Setting(roles, options)
+    names = ", ".join(kind.names())
     return click.option(
         "--set",
         "settings",
         type=kind,
         multiple=True,
         metavar="NAME=VALUE",
-        help=f"Change another setting, as in --set max_message=128MiB: {', '.join(kind.names())}.  [repeatable; the last one counts]",
+        help=f"Change another setting, as in --set max_message=128MiB: {names}.  [repeatable; the last one counts]",
     )
 
 
@@ -283,7 +279,7 @@ def request_options(timeout: float | None) -> Callable[[_Function], _Function]:
             help="Requests of one service with the same key run once, and share the outcome for ten minutes.",
         ),
         click.option("--worker", metavar="NAME", help="Run it on the worker of this name (its --name), or not at all."),
-        settings("c"),
+        settings("c", timeout="--timeout"),
         endpoints("--connect", "The broker."),
     ]
     return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)

@@ -26,7 +26,7 @@ _PATIENCE = 1.0
 #: Seconds between two lines that say how many requests a drain still waits for.
 _PROGRESS = 5.0
 #: Seconds that a second signal leaves for saying goodbye, if no request is unfinished.
-_GOODBYE = 0.5
+_GOODBYE = 0.9
 
 
 @attrs.frozen
