@@ -100,7 +100,9 @@ def broker_statistics(broker: Broker) -> dict[str, Any]:
 
 def worker_statistics(worker: Worker) -> dict[str, Any]:
     """Return a worker's numbers as what JSON can say."""
-    return attrs.asdict(worker.statistics())
+    statistics = worker.statistics()
+    services = {name: attrs.asdict(each) for name, each in statistics.services.items()}
+    return {**attrs.asdict(statistics, recurse=False), "services": services}
 
 
 def say(what: Any) -> None:

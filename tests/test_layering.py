@@ -113,6 +113,7 @@ def test_the_core_does_no_io_and_reads_no_clock(file: Path) -> None:
         "abc",
         "attrs",
         "collections",
+        "difflib",
         "enum",
         "hashlib",
         "heapq",

@@ -36,6 +36,7 @@ from ._settings import Settings as Settings
 from ._stream import ReplyStream as ReplyStream
 from ._transport import EndpointError as EndpointError
 from ._worker import Worker as Worker
+from ._worker import WorkerServiceStatistics as WorkerServiceStatistics
 from ._worker import WorkerStatistics as WorkerStatistics
 from ._worker import open_worker as open_worker
 from ._worker import serve_worker as serve_worker
@@ -70,6 +71,7 @@ __all__ = [
     "Unavailable",
     "Worker",
     "WorkerLost",
+    "WorkerServiceStatistics",
     "WorkerStatistics",
     "open_broker",
     "open_client",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final, NoReturn, Unpack
 
 import attrs
@@ -16,7 +17,7 @@ from . import _payload
 from ._chance import chance
 from ._client import Client
 from ._core.uplink import Identity
-from ._core.worker import RUNNING, Execution, WorkerEvent, WorkerMachine
+from ._core.worker import RUNNING, Counters, Execution, WorkerEvent, WorkerMachine
 from ._crew import Crew
 from ._engine import DialEngine
 from ._errors import Code, InvalidArgument, Reject, ServiceError
@@ -34,14 +35,16 @@ HANDLED: Final = (Exception, SystemExit)
 
 
 @attrs.frozen
-class WorkerStatistics:
-    """A worker's numbers at one moment.
+class WorkerServiceStatistics:
+    """One service's numbers at one moment, at one worker.
 
-    received = replied + failed + cancelled + expired + rejected + running + cancelling.
+    received = refused + replied + failed + cancelled + expired + rejected + running + cancelling.
     """
 
     #: Requests that brokers sent.
     received: int
+    #: Requests turned down unseen: beyond what was leased, after a drain, or for a service that is not offered.
+    refused: int
     #: Final replies sent.
     replied: int
     #: Requests that ended with an error.
@@ -56,6 +59,13 @@ class WorkerStatistics:
     running: int
     #: Handlers that were cancelled and have not ended.
     cancelling: int
+
+
+@attrs.frozen
+class WorkerStatistics(WorkerServiceStatistics):
+    """A worker's numbers at one moment: those of all services, and its own."""
+
+    services: Mapping[str, WorkerServiceStatistics]
     #: Messages and commands of brokers that were not to be expected.
     protocol_errors: int
     #: How often the event loop was blocked for longer than the setting `blocked_after`.
@@ -99,8 +109,16 @@ class Worker:
 
     def statistics(self) -> WorkerStatistics:
         """Return the numbers of this moment."""
-        watched = self._watched
-        return WorkerStatistics(**self._machine.statistics(), blocks=watched.blocks, longest_block=watched.longest)
+        counters = self._machine.counters()
+        total = sum(counters.values(), Counters())
+        services = {name: WorkerServiceStatistics(**attrs.asdict(counters[name])) for name in self.services}
+        return WorkerStatistics(
+            **attrs.asdict(total),
+            services=MappingProxyType(services),
+            protocol_errors=self._machine.protocol_errors,
+            blocks=self._watched.blocks,
+            longest_block=self._watched.longest,
+        )
 
     async def wait_welcomed(self) -> None:
         """Wait until a broker has taken the services on."""

@@ -11,7 +11,7 @@ from zmdp_trio._core.broker import recovery
 from zmdp_trio._core.broker.session import Session
 from zmdp_trio._core.client import ClientMachine
 from zmdp_trio._core.keyed import fingerprint
-from zmdp_trio._core.worker import WorkerEvent, WorkerMachine
+from zmdp_trio._core.worker import Counters, WorkerEvent, WorkerMachine
 from zmdp_trio._core.worker import machine as worker_machine
 from zmdp_trio._core.worker.execution import KEPT_BYTES, KEPT_MESSAGES, Execution
 from zmdp_trio._core.worker.outcomes import Outcomes
@@ -563,7 +563,7 @@ def test_a_worker_tells_what_runs_and_what_ended_lately() -> None:
         (101, None, False, None),
         (102, "k", True, None),
     ]
-    assert machine.statistics()["running"] == 2
+    assert machine.counters()["echo"].running == 2
     broker.send(resume(1, 101), resume(2, 103), resume(3, 104))
     stage.flush()
     assert broker.take(c.Final) == [c.Final(2, 0, b"!"), c.Final(3, 0, b"!")]
@@ -768,13 +768,13 @@ def test_a_second_restart_gives_callers_their_time_anew() -> None:
     stage.advance(2.0)
     stage.disconnect(machine)
     stage.advance(2.0)
-    assert machine.statistics()["running"] == 1, "the broker is away: nobody could claim it"
+    assert machine.counters()["echo"].running == 1, "the broker is away: nobody could claim it"
     broker._welcome = {"epoch": b"epoch-3"}
     stage.connect(machine)
     stage.advance(2.9)
-    assert machine.statistics()["running"] == 1
+    assert machine.counters()["echo"].running == 1
     stage.advance(0.2)
-    assert machine.statistics()["cancelling"] == 1
+    assert machine.counters()["echo"].cancelling == 1
 
 
 def test_what_was_rejected_is_not_told() -> None:
@@ -825,7 +825,7 @@ def execution(call: int, *, key: str | None = None, body: bytes = b"?") -> Execu
     class Uplink:
         endpoint, epoch = BROKER, b"epoch-1"
 
-    return Execution(order(call, key=key, body=body), Uplink(), 0.0)  # type: ignore[arg-type]
+    return Execution(order(call, key=key, body=body), Uplink(), Counters(), 0.0)  # type: ignore[arg-type]
 
 
 def test_outcomes_are_bounded_in_number_bytes_and_time() -> None:

@@ -40,6 +40,12 @@ def test_every_row_says_whose_setting_counts_and_what_it_means() -> None:
     assert all(set(who.split()) <= {"b", "w", "c"} and who and meaning for _, _, who, meaning in documented().values())
 
 
+def test_the_command_line_knows_whose_a_setting_is_and_what_it_counts() -> None:
+    assert {name: (who.replace(" ", ""), unit == "bytes") for name, (_, unit, who, _) in documented().items()} == {
+        field.name: (field.metadata["who"], field.metadata["unit"] == "bytes") for field in attrs.fields(Settings)
+    }
+
+
 def test_overrides_are_the_fields_of_settings() -> None:
     assert typing.get_type_hints(Overrides) == {
         name: hint

@@ -15,6 +15,7 @@ from zmdp_trio._core.broker.service import Service
 from zmdp_trio._core.broker.session import Session
 from zmdp_trio._core.client import call as calls
 from zmdp_trio._core.uplink import Identity, Uplink
+from zmdp_trio._core.worker import Counters
 from zmdp_trio._core.worker import execution as executions
 from zmdp_trio._errors import ProtocolError
 from zmdp_trio._settings import DEFAULTS
@@ -47,7 +48,7 @@ MACHINES: dict[str, tuple[Any, type[enum.IntEnum], type[enum.IntEnum], Any, Any,
         executions.TRANSITIONS,
         executions.ExecutionState,
         executions.ExecutionInput,
-        lambda: executions.Execution(REQUEST, an_uplink(), 0.0),
+        lambda: executions.Execution(REQUEST, an_uplink(), Counters(), 0.0),
         executions.Execution.step,
         KeyError,
     ),
@@ -114,7 +115,7 @@ def test_what_a_last_state_takes(name: str, state: enum.IntEnum, expected: Any) 
         (an_uplink(), "<Uplink broker DOWN>"),
         (a_job(), "<Job 1 of 'echo' QUEUED>"),
         (calls.Call(REQUEST), "<Call 0 of 'echo' NEW>"),
-        (executions.Execution(REQUEST, an_uplink(), 0.0), "<Execution 1 of 'echo' RUNNING>"),
+        (executions.Execution(REQUEST, an_uplink(), Counters(), 0.0), "<Execution 1 of 'echo' RUNNING>"),
         (Session(hello("anna"), [], {}), "<Session anna client requests=0 held=0>"),
         (Session(hello("otto", "echo"), [], {}), "<Session otto worker requests=0 held=0>"),
         (Service("echo"), "<Service 'echo' queued=0 running=0 workers=0>"),

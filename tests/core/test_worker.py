@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
+import attrs
 import pytest
 from stage import BROKER, FakeBroker, Stage, ask, start, started
 
 from zmdp_trio._core.uplink import State
-from zmdp_trio._core.worker import Execution, ExecutionState, WorkerEvent, WorkerMachine
+from zmdp_trio._core.worker import Counters, Execution, ExecutionState, WorkerEvent, WorkerMachine
 from zmdp_trio._core.worker.machine import MAX_ERROR_DETAILS, MAX_ERROR_MESSAGE
 from zmdp_trio._errors import Code, MessageTooLarge
 from zmdp_trio._wire import commands as c
@@ -33,11 +33,12 @@ def run(stage: Stage, broker: FakeBroker, worker: WorkerMachine, *requests: c.Re
     return started(worker)
 
 
-def check_counters(worker: WorkerMachine) -> dict[str, Any]:
-    n = worker.statistics()
-    ended = sum(n[name] for name in ("replied", "failed", "cancelled", "expired", "rejected"))
-    assert n["received"] == ended + n["running"] + n["cancelling"]
-    return n
+def check_counters(worker: WorkerMachine) -> dict[str, int]:
+    """Check the books of each service, and return those of all."""
+    by_service = worker.counters()
+    for name, counters in by_service.items():
+        assert counters.received == counters.accounted, (name, counters)
+    return attrs.asdict(sum(by_service.values(), Counters()))
 
 
 # ---- there and back
@@ -88,7 +89,8 @@ def test_a_request_for_a_service_that_is_not_offered_is_rejected() -> None:
     stage, broker, worker = play()
     assert run(stage, broker, worker, ask(5, "other")) == []
     assert broker.take() == [c.Reject(5)]
-    assert check_counters(worker)["received"] == 0
+    n = check_counters(worker)
+    assert (n["received"], n["refused"]) == (1, 1)
 
 
 def test_a_broker_that_oversteps_its_lease_is_refused() -> None:
@@ -97,7 +99,8 @@ def test_a_broker_that_oversteps_its_lease_is_refused() -> None:
     assert len(executions) == 2
     assert broker.take() == [c.Reject(2), c.Reject(3), c.Reject(4)]
     n = check_counters(worker)
-    assert (n["protocol_errors"], n["running"], n["received"]) == (3, 2, 2)
+    assert (n["refused"], n["running"], n["received"]) == (3, 2, 5)
+    assert worker.protocol_errors == 3
     worker.finish(executions[0], 0, b"")
     assert len(run(stage, broker, worker, ask(5))) == 1
 
@@ -293,7 +296,7 @@ def test_one_id_for_two_requests_costs_the_broker_its_connection() -> None:
 def test_a_command_that_is_not_for_workers_is_counted_and_passed_over(command: c.Command) -> None:
     stage, broker, worker = play()
     assert len(run(stage, broker, worker, command, ask(1))) == 1
-    assert check_counters(worker)["protocol_errors"] == 1
+    assert worker.protocol_errors == 1
 
 
 def test_an_acknowledgement_of_a_service_that_is_not_ours_is_passed_over() -> None:

@@ -33,15 +33,17 @@ def check(cluster: Cluster) -> None:
         assert all(part >= 0 for part in parts.values())
         assert numbers.running + numbers.cancelling <= numbers.slots
     worker = cluster.worker.statistics()
-    assert worker.received == (
-        worker.replied
-        + worker.failed
-        + worker.cancelled
-        + worker.expired
-        + worker.rejected
-        + worker.running
-        + worker.cancelling
-    )
+    for each in (worker, *worker.services.values()):
+        assert each.received == (
+            each.refused
+            + each.replied
+            + each.failed
+            + each.cancelled
+            + each.expired
+            + each.rejected
+            + each.running
+            + each.cancelling
+        )
 
 
 async def test_the_numbers_add_up_while_everything_happens(autojump_clock: Any) -> None:

@@ -355,9 +355,10 @@ async def test_what_a_hook_raises_comes_out_as_it_is(
                 for client in cluster.clients:
                     nursery.start_soon(client.request, "echo")
 
-    async def idle() -> None:
+    async def join() -> None:
         async with open_cluster(echo) as cluster:
             cluster.network.hook = hook
+            await cluster.add_client()
             await trio.sleep_forever()
 
     async def begin() -> None:
@@ -365,7 +366,7 @@ async def test_what_a_hook_raises_comes_out_as_it_is(
         async with open_cluster(echo):
             pass
 
-    for fails in (call, idle, begin):
+    for fails in (call, join, begin):
         with pytest.raises(error, match=why):
             await fails()
         assert current_network().hook is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -20,8 +21,9 @@ Step = Callable[[], object]
 #: Seconds that `body` may live on after the last step before its user hears why, and the process after `body` before
 #: a signal ends it.
 _PATIENCE: Final = 1.0
-#: Seconds after which a signal that the event loop has not looked at tells that the loop is blocked.
-_BLOCKED: Final = 0.1
+#: Seconds within which an event loop that is not blocked looks at a signal.  One too many that comes as soon after the
+#: last one does not end the process: the step that was taken shall have its moment.
+_AT_ONCE: Final = 0.1
 _IS_BLOCKED: Final = b"zmdp: the event loop is blocked; one more signal ends the process now\n"
 
 
@@ -87,6 +89,8 @@ class _WayOut:
         self._token = trio.lowlevel.current_trio_token()
         #: When the signals came that the event loop has not looked at.
         self._unseen: deque[float] = deque()
+        #: When the last signal came that takes a step.
+        self._noted = -math.inf
         self._ended: float | None = None
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -100,9 +104,12 @@ class _WayOut:
                 os._exit(128 + number)
             return
         if len(self._unseen) >= len(self._left):
-            os._exit(128 + number)
+            if now - self._noted > _AT_ONCE:
+                os._exit(128 + number)
+            return
+        self._noted = now
         self._unseen.append(now)
-        if len(self._unseen) == len(self._left) and now - self._unseen[0] > _BLOCKED:
+        if len(self._unseen) == len(self._left) and now - self._unseen[0] > _AT_ONCE:
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), _IS_BLOCKED)
         self._token.run_sync_soon(self._look_at, number)

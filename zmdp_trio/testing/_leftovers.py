@@ -62,6 +62,8 @@ def _of_worker(worker: Worker) -> dict[str, Any]:
         "cancelling": numbers.cancelling,
         "protocol_errors": numbers.protocol_errors,
     }
+    for name, counters in worker._machine.counters().items():
+        held[f"{name}.unaccounted"] = counters.received - counters.accounted
     if worker._callers is not None:
         held |= {f"calls.{name}": value for name, value in _of_client(worker._callers).items()}
     return held

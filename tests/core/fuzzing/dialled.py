@@ -152,9 +152,7 @@ class WorkerTarget(DialledTarget):
             self._worker.reject(execution)
 
     def check(self) -> None:
-        counted = self._worker.statistics()
-        ended = sum(counted[name] for name in ("replied", "failed", "cancelled", "expired", "rejected"))
-        assert counted["received"] == ended + counted["running"] + counted["cancelling"]
+        assert all(counters.received == counters.accounted for counters in self._worker.counters().values())
         assert self._worker.running == len(self._running)
         assert self._worker.running <= 10 * len(SERVICES)
         assert self.tables["outbox"] <= 2**20

@@ -1,5 +1,6 @@
 """The worker's machine."""
 
+from .counters import Counters as Counters
 from .execution import RUNNING as RUNNING
 from .execution import Execution as Execution
 from .execution import ExecutionState as ExecutionState

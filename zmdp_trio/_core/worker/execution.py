@@ -16,6 +16,7 @@ from ..keyed import Fingerprint, fingerprint
 
 if TYPE_CHECKING:
     from ..uplink import Uplink
+    from .counters import Counters
 
 
 #: Partial replies, and bytes of them, that an execution keeps until its caller has read them; with less credit than
@@ -70,6 +71,7 @@ class Execution:
         sent: partial replies that its caller may not have read, in case that the broker is lost with them; their ids
             may be old.
         deadline: on the machine's clock; `math.inf` for none.
+        counters: those of its service.
         orphaned: the session that it belongs to is over: its outcome has nowhere to go, unless its caller claims it.
         handler: belongs to the shell.
     """
@@ -77,6 +79,7 @@ class Execution:
     __slots__ = (
         "_granted",
         "bytes",
+        "counters",
         "deadline",
         "handler",
         "id",
@@ -91,8 +94,9 @@ class Execution:
         "uplink",
     )
 
-    def __init__(self, request: c.Request, uplink: Uplink, now: float) -> None:
+    def __init__(self, request: c.Request, uplink: Uplink, counters: Counters, now: float) -> None:
         self.request = request
+        self.counters = counters
         self.id = request.id
         self.payload: Fingerprint | None = None if request.key is None else fingerprint(request)
         self.uplink = uplink

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
+import attrs
 import msgspec
 
 from ..._errors import BrokerLost, Code, MessageTooLarge, ProtocolError
@@ -15,6 +16,7 @@ from ..dialler import Dialler
 from ..keyed import MAX_HOLDINGS
 from ..link import weight
 from ..uplink import Greeted, Identity, Uplink
+from .counters import Counters
 from .execution import END, RUNNING, Execution, ExecutionInput, unread
 from .leases import Leases
 from .outcomes import Origin, Outcome, Outcomes
@@ -90,7 +92,9 @@ class WorkerMachine(Dialler):
         self.draining = False
         #: A WELCOME has come: the services can be called.
         self.welcomed = False
-        self.received = self.replied = self.failed = self.cancelled = self.expired = self.rejected = 0
+        self._counters = {name: Counters() for name in services}
+        #: Of requests for services that are not offered.
+        self._unknown = Counters()
 
     # ---- for the shell
 
@@ -151,9 +155,9 @@ class WorkerMachine(Dialler):
             self.fail(execution, Code.INTERNAL, str(self._too_large(execution, size)))
             return
         if execution.state is RUNNING:
-            self.replied += 1
+            execution.counters.replied += 1
         else:
-            self.cancelled += 1
+            execution.counters.cancelled += 1
         self._end(execution, c.Final(execution.id, content, body), size)
 
     def fail(self, execution: Execution, code: Code, message: str, *, reason: str = "", details: bytes = b"") -> None:
@@ -161,12 +165,12 @@ class WorkerMachine(Dialler):
         if len(details) > MAX_ERROR_DETAILS:
             details = b""
             message += " (details left out: too large)"
-        if execution.active and code is Code.DEADLINE_EXCEEDED:
-            self.expired += 1
-        elif execution.active:
-            self.failed += 1
+        if not execution.active:
+            execution.counters.cancelled += 1
+        elif code is Code.DEADLINE_EXCEEDED:
+            execution.counters.expired += 1
         else:
-            self.cancelled += 1
+            execution.counters.failed += 1
         # A message may hold what is no text, lone surrogates of a file's name, say.
         message = message[:MAX_ERROR_MESSAGE].encode(errors="replace").decode()
         error = c.Error(execution.id, code.value, reason, message, details)
@@ -175,7 +179,7 @@ class WorkerMachine(Dialler):
     def reject(self, execution: Execution) -> None:
         """Hand the request back, for another worker to run."""
         self._end(execution, c.Reject(execution.id), 0)
-        self.rejected += 1
+        execution.counters.rejected += 1
 
     def heartbeat(self, execution: Execution) -> None:
         """Tell the caller that its request is being worked on."""
@@ -434,18 +438,21 @@ class WorkerMachine(Dialler):
         if request.id in held:
             raise ProtocolError(f"request {request.id} came twice")
         leases = self._leases.get(request.service)
+        counters = self._counters.get(request.service, self._unknown)
+        counters.received += 1
         if leases is None or (self.draining and uplink not in self._undrained):
+            counters.refused += 1
             self._answer(uplink, c.Reject(request.id))
             return
         lease = leases.lease(uplink)
         # A lease that was cut counts in full until the broker has said that it holds to it.
         if lease.running >= lease.slots and lease.running >= lease.told:
             self.protocol_errors += 1
+            counters.refused += 1
             self._answer(uplink, c.Reject(request.id))
             return
-        self.received += 1
         lease.start(now)
-        held[request.id] = execution = Execution(request, uplink, now)
+        held[request.id] = execution = Execution(request, uplink, counters, now)
         self._started.append((START, execution))
 
     def _answer(self, uplink: Uplink, command: c.Reject | c.Error) -> None:
@@ -559,18 +566,19 @@ class WorkerMachine(Dialler):
         limit = execution.uplink.limits.message
         return MessageTooLarge(f"a reply of {size:,} bytes, the limit is {limit:,}", service=execution.request.service)
 
-    def statistics(self) -> dict[str, Any]:
-        """Return the numbers that the shell's record is made of."""
-        held = [execution for held in self._held.values() for execution in held.values()]
-        cancelling = sum(not execution.active for execution in held) + len(self._strays)
-        return {
-            "received": self.received,
-            "replied": self.replied,
-            "failed": self.failed,
-            "cancelled": self.cancelled,
-            "expired": self.expired,
-            "rejected": self.rejected,
-            "running": self.running - cancelling,
-            "cancelling": cancelling,
-            "protocol_errors": self.protocol_errors,
-        }
+    def counters(self) -> dict[str, Counters]:
+        """Return what became of the requests for each service; under "", of those for others."""
+        counted = {name: attrs.evolve(counters) for name, counters in self._counters.items()}
+        for execution in self._executions():
+            if execution.active:
+                counted[execution.request.service].running += 1
+            else:
+                counted[execution.request.service].cancelling += 1
+        return {**counted, "": attrs.evolve(self._unknown)}
+
+    def _executions(self) -> Iterator[Execution]:
+        for held in self._held.values():
+            yield from held.values()
+        for unclaimed in self._unclaimed.values():
+            yield from unclaimed.executions.values()
+        yield from self._strays
