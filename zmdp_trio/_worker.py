@@ -249,7 +249,7 @@ class Worker:
                 message = f"a reply is no good: {error.message}"
             elif service.expose_errors:
                 message = f"{message}: {_text_of(error)}"
-            logger.error("service %r failed, request %d", service.name, execution.request.id, exc_info=error)
+            logger.error("%s failed", self._describe(execution), exc_info=error)
             machine.fail(execution, Code.INTERNAL, message)
 
     def _client(self) -> Client:
@@ -267,7 +267,11 @@ class Worker:
         run = frame.f_locals.get("run") if frame is not None else None
         if run is None:
             return None
-        request = run.execution.request
+        return self._describe(run.execution)
+
+    def _describe(self, execution: Execution) -> str:
+        """Name an execution, for people."""
+        request = execution.request
         return f"service {request.service!r} of {self.name}, request {request.id} of {request.peer or 'nobody'}"
 
     def _close(self) -> None:

@@ -44,9 +44,7 @@ class End:
                 self.heard.append(command.id)
 
     def beat(self) -> None:
-        if self.link.awaits_ack:
-            self.link.put(c.Heartbeat())
-        self.link.acknowledge()
+        self.link.beat()
 
 
 def join(*ends: End) -> None:
@@ -325,6 +323,40 @@ def test_a_heartbeat_makes_both_ends_quiet() -> None:
     here.beat()
     there.beat()
     assert exchange(here, there) == 0, "an idle session says nothing"
+
+
+def test_two_that_beat_together_are_quiet_soon() -> None:
+    here, there = pair()
+    here.say()
+    there.say()
+    said = []
+    for _ in range(5):
+        # What both say crosses on its way.
+        messages = [*here.messages()], [*there.messages()]
+        for frames in messages[0]:
+            there.hear(frames)
+        for frames in messages[1]:
+            here.hear(frames)
+        said.append(sum(map(len, messages)))
+        here.beat()
+        there.beat()
+    assert said == [2, 2, 0, 0, 0]
+    assert not here.link.held_bytes
+    assert not there.link.held_bytes
+
+
+def test_what_was_lost_is_missed_though_the_other_side_beats_on() -> None:
+    """It has requests, say, and so there is something to acknowledge at each beat."""
+    here, there = pair()
+    there.say()
+    assert len([*there.messages()]) == 1, "and is lost"
+    for _ in range(4):
+        here.link.beat(busy=True)
+        for frames in [*here.messages()]:
+            there.hear(frames)
+        there.beat()
+        exchange(here, there)
+    assert here.heard == [1]
 
 
 def test_a_batch_that_comes_twice_is_passed_over_and_counted() -> None:

@@ -59,6 +59,14 @@ async def later():
     return [tally]
 """
 
+#: Starts a thread for which the interpreter waits in vain.
+LINGERING = """
+import threading
+from cli_handlers import echo
+
+threading.Thread(target=threading.Event().wait).start()
+"""
+
 
 class Cluster(NamedTuple):
     """A broker, a worker that offers cli_handlers.py, and a folder."""
@@ -572,7 +580,11 @@ def test_the_end_of_the_grace_time_ends_what_still_runs(role: str, words: str, t
 
 def test_a_worker_whose_broker_is_gone_finishes_what_it_runs_and_leaves(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    with start_broker(tmp_path) as (broker, endpoint), start_worker(HERE, "cli_handlers", endpoint) as worker:
+    with ExitStack() as stack:
+        broker, endpoint = stack.enter_context(start_broker(tmp_path))
+        arguments = ("worker", "cli_handlers", "--connect", endpoint, "--set", "resume=1")
+        worker = stack.enter_context(start(HERE, *arguments))
+        line_with(worker.stdout, "offering")
         with start(tmp_path, "call", "patient", json.dumps(str(go)), "--connect", endpoint):
             line_with(worker.stdout, "entered")
             broker.kill()
@@ -620,6 +632,16 @@ def test_a_signal_after_the_grace_time_ends_a_worker_whose_thread_goes_on(tmp_pa
                 worker.send_signal(signal.SIGTERM)
                 assert worker.wait(LIMIT) == 143
                 assert call.wait(LIMIT) == 8
+
+
+def test_signals_end_a_process_that_a_thread_of_the_users_keeps(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "lingering.py").write_text(LINGERING)
+    with start_worker(tmp_path, "lingering", cluster.endpoint) as worker:
+        while worker.poll() is None:
+            worker.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(0.5)
+        assert worker.returncode == 143
 
 
 @pytest.mark.parametrize("grace", ["0", "inf"])

@@ -70,6 +70,7 @@ class Link:
         "_asked",
         "_dirty",
         "_greeting",
+        "_held_back",
         "_large",
         "_latest",
         "_ledger",
@@ -120,6 +121,7 @@ class Link:
         self._unacked_bytes = 0
         self._unsent: deque[Frames] = deque()
         self._owed = self._owed_bytes = 0
+        self._held_back = False
         self._asked = self._resend_wanted = self._resent = False
 
     # ---- out
@@ -269,8 +271,25 @@ class Link:
 
     @property
     def awaits_ack(self) -> bool:
-        """Something that was sent is unacknowledged, and nothing waits whose sending would show whether it is lost."""
-        return bool(self._unacked) and not self.outbox
+        """Something that was sent is unacknowledged."""
+        return bool(self._unacked)
+
+    def beat(self, *, busy: bool = False) -> None:
+        """Say what is due after a heartbeat interval: nothing at all, on an idle session."""
+        if busy or self._must_ask():
+            self.put(Heartbeat())
+        self.acknowledge()
+
+    def _must_ask(self) -> bool:
+        """Whether to send something that shows the other side what it misses, and makes it acknowledge the rest.
+
+        Not where an acknowledgement is owed, for one beat: two that beat together would answer each other for ever.
+        """
+        if not self._unacked or self.outbox:
+            self._held_back = False
+            return False
+        self._held_back = self._owed > 0 and not self._held_back
+        return not self._held_back
 
     def acknowledge(self) -> None:
         """Send what is owed now: an acknowledgement, or once more the wish to have something sent again."""

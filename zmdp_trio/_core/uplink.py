@@ -211,9 +211,7 @@ class Uplink:
         if self.state is State.GREETING:
             self._greet()
         elif self.state is State.UP:
-            if busy or self.link.awaits_ack:
-                self.link.put(Heartbeat())
-            self.link.acknowledge()
+            self.link.beat(busy=busy)
 
     def goodbye(self) -> None:
         """End the session for good: the last thing that is sent."""

@@ -23,8 +23,8 @@ EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
     "CANCELLED": (10, "cancelled by the other side"),
     "UNIMPLEMENTED": (11, "the other side can't do that"),
     "HUNG": (70, "worker: its event loop was blocked for longer than --hung-after"),
-    "SIGHUP": (129, "ended as its terminal closed; the same as the next two"),
-    "SIGINT": (130, "ended by Ctrl-C; broker and worker: before all requests were finished"),
+    "SIGHUP": (129, "ended as its terminal closed; broker and worker: before all requests were finished"),
+    "SIGINT": (130, "ended by Ctrl-C; the same"),
     "SIGTERM": (143, "ended by SIGTERM; the same"),
 }
 

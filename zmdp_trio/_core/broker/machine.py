@@ -299,12 +299,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
     def _beat(self, now: float) -> None:
         self._next_beat = now + self.settings.heartbeat if self._sessions else math.inf
         for session in self._sessions.values():
-            link = session.link
-            if not link.opened:
-                continue
-            if link.awaits_ack:
-                link.put(c.Heartbeat())
-            link.acknowledge()
+            if session.link.opened:
+                session.link.beat()
 
     # ---- from clients and workers
 
