@@ -23,7 +23,7 @@ from lies import LIES as LIES
 from lies import WORKER_LIES as WORKER_LIES
 from stage import Speaker, Stage, ask
 
-from zmdp_trio._core.keyed import fingerprint
+from zmdp_trio._core.shared import fingerprint
 from zmdp_trio._wire import commands as c
 
 CLIENTS: Final = ("anna", "otto", "ute")

@@ -10,9 +10,9 @@ from stage import BROKER, FakeBroker, Speaker, Stage, ask, check_counters, hello
 from zmdp_trio._core.broker import recovery
 from zmdp_trio._core.broker.session import Session
 from zmdp_trio._core.client import ClientMachine
-from zmdp_trio._core.keyed import fingerprint
+from zmdp_trio._core.shared import fingerprint
 from zmdp_trio._core.worker import Counters, WorkerEvent, WorkerMachine
-from zmdp_trio._core.worker import machine as worker_machine
+from zmdp_trio._core.worker import recovery as worker_recovery
 from zmdp_trio._core.worker.execution import KEPT_BYTES, KEPT_MESSAGES, Execution
 from zmdp_trio._core.worker.outcomes import Outcomes
 from zmdp_trio._errors import BrokerLost, Code, WorkerLost
@@ -622,7 +622,7 @@ def test_the_outcome_of_a_key_that_nobody_claimed_is_told_over_the_next_connecti
 
 
 def test_a_worker_tells_no_more_than_a_broker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_machine, "MAX_HOLDINGS", 2)
+    monkeypatch.setattr(worker_recovery, "MAX_HOLDINGS", 2)
     stage, broker, machine = serving()
     broker.send(order(1), order(2), order(3), order(4))
     stage.flush()

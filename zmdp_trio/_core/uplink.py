@@ -15,7 +15,7 @@ import attrs
 from .._errors import ProtocolError
 from .._settings import Settings
 from .._wire import zmdp1
-from .._wire.commands import VERSION, Command, Goodbye, Heartbeat, Hello, Limits, Offer, Welcome
+from .._wire.commands import VERSION, Command, Goodbye, Hello, Limits, Offer, Welcome
 from .._wire.frames import Frame
 from .link import Link
 

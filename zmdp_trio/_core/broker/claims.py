@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..._wire import commands as c
-from ..keyed import Fingerprint
 from ..link import request_weight
+from ..shared import Fingerprint, Origin
 
 if TYPE_CHECKING:
     from .session import Session
@@ -50,7 +50,7 @@ class Claim:
         self.awaited: AwaitedKey | None = None
 
     @property
-    def origin(self) -> tuple[bytes, int]:
+    def origin(self) -> Origin:
         """What the request is called whichever broker it came by."""
         return self.session.digest, self.id
 

@@ -44,7 +44,7 @@ class Dispatcher(ABC):
         self._dirty: list[Link] = []
         self._next_job = 0
         #: Until when peers may come back that were with the broker before this one; there may have been none.
-        self._recovered_at = -math.inf
+        self._recovery_ends = -math.inf
         #: Replies to requests that nobody waits for any more.
         self.late_replies = 0
         #: What became of the requests for services that are forgotten.
@@ -131,7 +131,7 @@ class Dispatcher(ABC):
     def _await_worker(self, job: Job, now: float) -> None:
         """Watch a queued job's deadline, and if no worker is there for it, the wait for one to appear."""
         served = job.service.served(job)
-        job.appear = math.inf if served else max(now + self.settings.appear, self._recovered_at)
+        job.appear = math.inf if served else max(now + self.settings.appear, self._recovery_ends)
         self._timers.set(job, min(job.deadline, job.appear))
 
     def _feed(self, offer: Offer, now: float) -> None:
@@ -263,7 +263,7 @@ class Dispatcher(ABC):
         if job.deadline <= now:
             job.service.dequeue(job)
             self._expire(job)
-        elif job.service.served(job) or now < self._recovered_at:
+        elif job.service.served(job) or now < self._recovery_ends:
             self._await_worker(job, now)
         elif job.retries and job.service.lost_at is not None:
             job.retries -= 1

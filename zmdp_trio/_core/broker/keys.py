@@ -16,8 +16,8 @@ import msgspec
 from ..._errors import Code, InvalidArgument, Overloaded
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..keyed import Fingerprint, fingerprint, is_remembered
 from ..link import Ledger, weight
+from ..shared import Fingerprint, Origin, fingerprint, is_remembered
 from ..timers import Timers
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class KeyedClient:
         self.joined = False
         self.job: Job | None = None
         #: Of an execution that was recovered: whose request it was.
-        self.origin: tuple[bytes, int] | None = None
+        self.origin: Origin | None = None
         self.outcome: c.Final | c.Error | None = None
         self.size = 0
         self.expires = 0.0

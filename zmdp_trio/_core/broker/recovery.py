@@ -18,8 +18,8 @@ from abc import abstractmethod
 from ..._errors import BrokerLost, DeadlineExceeded, InvalidArgument, ProtocolError, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..keyed import MAX_HOLDINGS, Fingerprint, fingerprint
 from ..link import request_weight, weight
+from ..shared import MAX_HOLDINGS, Fingerprint, Origin, fingerprint
 from .claims import AwaitedKey, Claim, Holding
 from .dispatcher import Dispatcher
 from .job import JOB_BYTES, Job, JobInput, deadline_of
@@ -36,16 +36,16 @@ class Recovery(Dispatcher):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._claims: dict[tuple[bytes, int], Claim] = {}
-        self._holdings: dict[tuple[bytes, int], Holding] = {}
+        self._claims: dict[Origin, Claim] = {}
+        self._holdings: dict[Origin, Holding] = {}
         self._awaited: dict[tuple[str, str], AwaitedKey] = {}
         #: Requests, and bytes of them, that wait for what workers may have of them.
         self._waiting = self._waiting_bytes = 0
 
     def _note_predecessor(self, now: float) -> None:
         """Somebody greeted that was with another broker before: there may be more."""
-        if self._recovered_at == -math.inf:
-            self._recovered_at = now + self.settings.resume
+        if self._recovery_ends == -math.inf:
+            self._recovery_ends = now + self.settings.resume
 
     @abstractmethod
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
@@ -141,10 +141,10 @@ class Recovery(Dispatcher):
             return True
         awaited = self._awaited.get(key)
         if awaited is None:
-            if now >= self._recovered_at:
+            if now >= self._recovery_ends:
                 return False
             awaited = self._awaited[key] = AwaitedKey(key, payload)
-            self._timers.set(awaited, self._recovered_at)
+            self._timers.set(awaited, self._recovery_ends)
         elif payload is not None and awaited.payload is not None and payload != awaited.payload:
             raise InvalidArgument("this key was used with another payload")
         if claim.request is None and awaited.holding is None:
@@ -163,7 +163,7 @@ class Recovery(Dispatcher):
             InvalidArgument: the key belongs to a request with another payload.
             Overloaded: too many wait.
         """
-        if not self._awaited and now >= self._recovered_at:
+        if not self._awaited and now >= self._recovery_ends:
             return False
         assert request.key is not None
         claim = Claim(session, request, deadline_of(request, now))
@@ -358,7 +358,7 @@ class Recovery(Dispatcher):
             # Who waits for it may be served by a worker that has yet to come.
             awaited.holding = holding.awaited = None
             if awaited.claims:
-                self._timers.set(awaited, self._recovered_at)
+                self._timers.set(awaited, self._recovery_ends)
             else:
                 self._take_awaited(awaited)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._wire.commands import Command, Hello
 from ..link import Ledger, Link
+from ..shared import Origin
 
 if TYPE_CHECKING:
     from .claims import Claim, Holding
@@ -64,7 +65,7 @@ class Session:
         self.link = Link(dirty, None if self.is_worker else ledger)
         self.requests: dict[int, Job | Caller | Claim] = {}
         self.held: dict[int, Job] = {}
-        self.holdings: dict[tuple[bytes, int], Holding] = {}
+        self.holdings: dict[Origin, Holding] = {}
         self.offers: dict[str, Offer] = {}
         self.heard = 0.0
         self.draining = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ..._wire import commands as c
-from ..keyed import Fingerprint, fingerprint
+from ..shared import Fingerprint, Origin, fingerprint
 
 if TYPE_CHECKING:
     from ..uplink import Uplink
@@ -132,7 +132,7 @@ class Execution:
         return self.messages > 0 and self.bytes > 0 and not self.uplink.choked
 
     @property
-    def origin(self) -> tuple[bytes, int]:
+    def origin(self) -> Origin:
         """What it is called whichever broker it came by."""
         return self.request.caller, self.request.call
 

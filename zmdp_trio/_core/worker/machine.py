@@ -7,25 +7,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 import attrs
-import msgspec
 
-from ..._errors import BrokerLost, Code, MessageTooLarge, ProtocolError
+from ..._errors import Code, MessageTooLarge, ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
-from ..keyed import MAX_HOLDINGS
 from ..link import weight
 from ..uplink import Greeted, Identity, Uplink
 from .counters import Counters
-from .execution import END, RUNNING, Execution, ExecutionInput, unread
+from .execution import END, RUNNING, Execution, ExecutionInput
 from .leases import Leases
-from .outcomes import Origin, Outcome, Outcomes
+from .recovery import Recovery, Unclaimed
 
 #: Bytes of an error's message and details that are sent; more is cut off, or left out.
 MAX_ERROR_MESSAGE = 4 * 2**10
 MAX_ERROR_DETAILS = 64 * 2**10
-#: Requests that one HOLDINGS names.
-HOLDINGS_EACH = 256
 #: Requests that are turned down, and claims that are not known, for a broker that does not read it.
 MAX_ANSWERS = 10_000
 
@@ -46,26 +42,7 @@ class WorkerEvent(enum.IntEnum):
 START: Final = WorkerEvent.START  #: the usual one, quicker
 
 
-class Unclaimed:
-    """What there is for a broker to come, until the callers say whether they still wait for it.
-
-    Attributes:
-        executions: what runs, by the time that the broker was restarted.
-        ended: what ended while there was no broker to tell.
-    """
-
-    __slots__ = ("ended", "executions", "uplink")
-
-    def __init__(self, uplink: Uplink) -> None:
-        self.uplink = uplink
-        self.executions: dict[Origin, Execution] = {}
-        self.ended: set[Origin] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self.executions or self.ended)
-
-
-class WorkerMachine(Dialler):
+class WorkerMachine(Recovery):
     """Executions, their replies, credit, leases, and the drain.
 
     `take_events` returns what the shell has to do.  Whatever becomes of a handler, the shell reports it with one of
@@ -76,11 +53,7 @@ class WorkerMachine(Dialler):
         """Make a worker's machine; `services` maps each service's name to its slots."""
         super().__init__(identity, settings)
         self._leases: dict[str, Leases[Uplink]] = {name: Leases(slots) for name, slots in services.items()}
-        self._held: dict[Uplink, dict[int, Execution]] = {}
-        self._unclaimed: dict[Uplink, Unclaimed] = {}
-        self._outcomes = Outcomes(settings)
         self._outbox = settings.outbox
-        self._strays: set[Execution] = set()
         #: START comes once for each, and before all else of it: a list is quicker.
         self._started: list[tuple[WorkerEvent, Execution]] = []
         #: In order, and each once, however often a broker says the same.
@@ -97,12 +70,6 @@ class WorkerMachine(Dialler):
         self._unknown = Counters()
 
     # ---- for the shell
-
-    def add(self, endpoint: str) -> Uplink:
-        uplink = super().add(endpoint)
-        self._held[uplink] = {}
-        self._unclaimed[uplink] = Unclaimed(uplink)
-        return uplink
 
     def take_events(self) -> list[tuple[WorkerEvent, Execution]]:
         """Return what is to be done, and forget it."""
@@ -200,7 +167,7 @@ class WorkerMachine(Dialler):
 
         What a broker was away for is said when it is back, if that is in time.
         """
-        if not self.draining or self._undrained or self.running or any(self._unclaimed.values()):
+        if not self.draining or self._undrained or self.running or self._owes:
             return False
         return all(uplink.link.flushed for uplink in self.uplinks.values() if uplink.up)
 
@@ -281,7 +248,7 @@ class WorkerMachine(Dialler):
         elif greeted is Greeted.FRESH:
             self._orphan(uplink)
         self._limit_wait(uplink, now)
-        self._report(uplink, greeted, now)
+        self._tell_holdings(uplink, greeted, now)
         if self.draining:
             # It was greeted before the drain.
             uplink.link.put(c.Drain())
@@ -309,110 +276,6 @@ class WorkerMachine(Dialler):
             self._abandon(key)
         else:
             self._balance(key, now)
-
-    def handle_timer(self, *, now: float) -> None:
-        super().handle_timer(now=now)
-        self._outcomes.forget_old(now)
-
-    def _orphan(self, uplink: Uplink) -> None:
-        """The session is over: nobody wants what its handlers have to say."""
-        self._orphan_held(uplink)
-        self._abandon(self._unclaimed[uplink])
-
-    def _orphan_held(self, uplink: Uplink) -> None:
-        for execution in self._held[uplink].values():
-            execution.orphaned = True
-            self._strays.add(execution)
-            self._cancel(execution)
-        self._held[uplink] = {}
-
-    def _abandon(self, unclaimed: Unclaimed) -> None:
-        """Cancel what was not claimed."""
-        self._timers.cancel(unclaimed)
-        unclaimed.ended.clear()
-        for execution in unclaimed.executions.values():
-            self._strays.add(execution)
-            self._cancel(execution)
-        unclaimed.executions = {}
-
-    # ---- a broker that was restarted
-
-    def _await_claims(self, uplink: Uplink) -> None:
-        """Let go on what runs for the broker before this one, but for what nobody can claim."""
-        unclaimed = self._unclaimed[uplink]
-        for id, execution in list(self._held[uplink].items()):
-            if execution.active and execution.request.caller and execution.origin not in unclaimed.executions:
-                del self._held[uplink][id]
-                execution.orphaned = True
-                unclaimed.executions[execution.origin] = execution
-        self._orphan_held(uplink)
-
-    def _limit_wait(self, uplink: Uplink, now: float) -> None:
-        """Callers have so long to claim what there is, now that their broker is back."""
-        unclaimed = self._unclaimed[uplink]
-        if unclaimed:
-            self._timers.set(unclaimed, now + self.settings.resume)
-
-    def _report(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
-        """Tell a broker what we have of the requests that its predecessor sent."""
-        holdings = [
-            c.Holding(*execution.origin, execution.request.service, execution.request.key, execution.payload)
-            for execution in self._unclaimed[uplink].executions.values()
-        ]
-        keyed_only = greeted is not Greeted.RESTARTED
-        outcomes = self._outcomes.unknown_to(uplink.endpoint, uplink.epoch, keyed_only=keyed_only)
-        holdings = [*(outcome.holding(now) for outcome in outcomes), *holdings][-MAX_HOLDINGS:]
-        for start in range(0, len(holdings), HOLDINGS_EACH):
-            command = c.Holdings(holdings[start : start + HOLDINGS_EACH])
-            uplink.link.put(command, weight(command))
-
-    def _on_resume(self, uplink: Uplink, command: c.Resume, now: float) -> None:
-        """A caller is back: give it what it has not got, and go on."""
-        if command.id in self._held[uplink]:
-            raise ProtocolError(f"request {command.id} came twice")
-        origin = command.caller, command.call
-        self._unclaimed[uplink].ended.discard(origin)
-        execution = self._unclaimed[uplink].executions.pop(origin, None)
-        outcome = self._outcomes.get(origin)
-        if execution is not None:
-            self._go_on(execution, uplink, command, now)
-        elif outcome is None or not self._tell_again(outcome, uplink, command):
-            self._put_gone(uplink, command.id)
-
-    def _go_on(self, execution: Execution, uplink: Uplink, command: c.Resume, now: float) -> None:
-        again = execution.go_on(uplink, command, now)
-        if again is None:
-            self._strays.add(execution)
-            self._cancel(execution)
-            self._put_gone(uplink, command.id)
-            return
-        self._held[uplink][command.id] = execution
-        self._leases[execution.request.service].adopted(uplink)
-        self._put_again(uplink, again)
-        self._tell(WorkerEvent.CREDIT, execution)
-        self._tell(WorkerEvent.DEADLINE, execution)
-        self._share_out()
-
-    def _tell_again(self, outcome: Outcome, uplink: Uplink, command: c.Resume) -> bool:
-        """Send an outcome to another broker; tell whether all that the caller has not got is still there."""
-        if outcome.epoch == uplink.epoch:
-            return False
-        again = unread(outcome.sent, outcome.first, command)
-        if again is None:
-            return False
-        outcome.epoch = uplink.epoch
-        self._put_again(uplink, again)
-        last = msgspec.structs.replace(outcome.command, id=command.id)
-        uplink.link.put(last, weight(last))
-        return True
-
-    def _put_again(self, uplink: Uplink, partials: list[c.Partial]) -> None:
-        for partial in partials:
-            uplink.link.put(partial, weight(partial))
-
-    def _put_gone(self, uplink: Uplink, id: int) -> None:
-        message = "its replies were lost with the broker"
-        self._answer(uplink, c.Error(id, BrokerLost.default_code.value, BrokerLost.reason, message))
 
     def _share_out(self) -> None:
         for name, leases in self._leases.items():
@@ -491,6 +354,13 @@ class WorkerMachine(Dialler):
             if execution is not None and held.left is not None:
                 self._move_deadline(execution, now + held.left)
 
+    def _adopt(self, uplink: Uplink, execution: Execution) -> None:
+        self._held[uplink][execution.id] = execution
+        self._leases[execution.request.service].adopted(uplink)
+        self._tell(WorkerEvent.CREDIT, execution)
+        self._tell(WorkerEvent.DEADLINE, execution)
+        self._share_out()
+
     def _move_deadline(self, execution: Execution, deadline: float) -> None:
         execution.deadline = deadline
         self._tell(WorkerEvent.DEADLINE, execution)
@@ -526,7 +396,7 @@ class WorkerMachine(Dialler):
         c.Wanted: _on_wanted,
         c.Drain: _ignore,
         c.Drained: _on_drained,
-        c.Resume: _on_resume,
+        c.Resume: Recovery._on_resume,
         c.Goodbye: Dialler._on_goodbye,
     }
 
@@ -554,13 +424,6 @@ class WorkerMachine(Dialler):
         if lease.running >= lease.told or leases.contended:
             # It ran beside a lease that had been taken back, or the slot is idle now while another broker wants one.
             self._share_out()
-
-    def _remember(self, execution: Execution, outcome: c.Final | c.Error, size: int) -> None:
-        """Keep an outcome for a broker to come.  (What was rejected may be with another worker by then.)"""
-        self._outcomes.add(execution, outcome, size, self._now)
-        if execution.orphaned or not execution.uplink.up:
-            # Only what nobody waits for any more, and is not active, may outlive its uplink.
-            self._unclaimed[execution.uplink].ended.add(execution.origin)
 
     def _too_large(self, execution: Execution, size: int) -> MessageTooLarge:
         limit = execution.uplink.limits.message

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..keyed import is_remembered
+from ..shared import Fingerprint, Origin, is_remembered
 from .execution import Execution
-
-#: `caller` and `call` of a REQUEST: what a request is called whichever broker it came by.
-Origin: TypeAlias = tuple[bytes, int]
 
 #: What an outcome counts for in bytes, beside its body.
 OVERHEAD: Final = 512
@@ -37,7 +34,7 @@ class Outcome(msgspec.Struct, gc=False):
     origin: Origin
     service: str
     key: str | None
-    payload: tuple[int, int, int] | None
+    payload: Fingerprint | None
     endpoint: str
     epoch: bytes
     sent: deque[c.Partial] | None

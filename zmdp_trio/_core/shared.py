@@ -1,4 +1,4 @@
-"""What a broker and its workers must see alike: keys, their outcomes, and how much is told after a restart."""
+"""What a broker and its workers must see alike: requests' names, keys, outcomes, and how much a restart is told."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from .._wire import commands as c
 
 #: Requests of the last broker that one worker may tell of.
 MAX_HOLDINGS: Final = 65_536
+#: `caller` and `call` of a REQUEST: what a request is called whichever broker it came by.
+Origin: TypeAlias = tuple[bytes, int]
 #: Content type, length, and CRC-32.
 Fingerprint: TypeAlias = tuple[int, int, int]
 
