@@ -30,7 +30,9 @@ SNIPPETS = [(path, text) for path in DOCUMENTS for text in fences(path, "python"
 @pytest.mark.parametrize(("path", "text"), SNIPPETS, ids=lambda each: each.name if isinstance(each, Path) else "")
 def test_a_python_snippet_runs(path: Path, text: str) -> None:
     done = run_forked(snippet(ROOT, text), LIMIT)
-    assert (done.returncode, done.stderr) == (0, b"")
+    # One of them kills a broker for good, which its workers may say.
+    said = [line for line in done.stderr.splitlines() if b": away for 10 s: " not in line]
+    assert (done.returncode, said) == (0, [])
 
 
 def test_the_first_snippet_prints_what_its_comment_says() -> None:

@@ -69,6 +69,22 @@ async def test_they_survive_a_broker_that_was_killed(autojump_clock: Any) -> Non
         nursery.cancel_scope.cancel()
 
 
+async def test_a_broker_that_stays_away_is_worth_one_warning(
+    autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_worker([echo], ENDPOINT, name="north") as worker, trio.open_nursery() as nursery:
+        for away in (5, 60):
+            caplog.clear()
+            broker = await nursery.start(broker_at, ENDPOINT)
+            await worker.wait_welcomed()
+            await trio.sleep(2)
+            caplog.clear()
+            broker.cancel()
+            await trio.sleep(away)
+            warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+            assert warnings == ["north at memory://b: away for 10 s: connection refused"][: away > 10]
+
+
 async def test_either_order_of_start(autojump_clock: Any) -> None:
     async with open_client(ENDPOINT) as client, trio.open_nursery() as nursery:
 

@@ -55,11 +55,12 @@ class DialEngine(Engine):
             act: the shell's part of a turn.
             settings: intervals and limits.
             brokers: endpoints.
-            log_level: for the news that a broker can't be had.
+            log_level: for the news that a broker can't be had that never was there, or was not back in time.
         """
         super().__init__(machine, act)
         self._log_level = log_level
         self._dialler = machine
+        self._resume = settings.resume
         self._options = transport_options(settings)
         self._nursery: trio.Nursery
         self._connections: dict[str, _Connection] = {}
@@ -72,6 +73,8 @@ class DialEngine(Engine):
         self._resolvers = [Resolver(*each, settings.resolve, self._note_addresses) for each in names.items()]
         #: What was last logged of each endpoint and name.
         self._logged: dict[str, str] = {}
+        #: When brokers were lost whose being away is not yet worth a warning.
+        self._lost_at: dict[str, float] = {}
 
     def open(self) -> None:
         """Dial every broker; `run` must follow.
@@ -202,22 +205,29 @@ class DialEngine(Engine):
             return
         connection.scope.cancel()
         if self._dialler.uplinks.get(uplink.endpoint) is uplink:
-            self._log_loss(uplink, reason)
+            self._log_loss(uplink, reason, now)
             self._dialler.lost(uplink, reason, now=now)
             for resolver in self._resolvers:
                 if uplink.endpoint in resolver.endpoints:
                     resolver.doubt()
 
-    def _log_loss(self, uplink: Uplink, reason: str) -> None:
-        """Log why a broker can't be had: once, however often it is dialled."""
-        if self._logged.get(uplink.endpoint) != reason:
-            self._logged[uplink.endpoint] = reason
-            level = logging.WARNING if uplink.unwelcome else self._log_level
-            logger.log(level, "%s at %s: %s", self._dialler.identity.name, uplink.endpoint, plain(reason))
+    def _log_loss(self, uplink: Uplink, reason: str, now: float) -> None:
+        """Log why a broker can't be had: once, however often it is dialled; and again when it is not back in time."""
+        name, endpoint = self._dialler.identity.name, uplink.endpoint
+        if uplink.broker and endpoint not in self._logged:
+            self._lost_at[endpoint] = now
+        if self._logged.get(endpoint) != reason:
+            self._logged[endpoint] = reason
+            level = logging.WARNING if uplink.unwelcome else logging.INFO if uplink.broker else self._log_level
+            logger.log(level, "%s at %s: %s", name, endpoint, plain(reason))
+        if now - self._lost_at.get(endpoint, now) > self._resume:
+            del self._lost_at[endpoint]
+            logger.log(self._log_level, "%s at %s: away for %g s: %s", name, endpoint, self._resume, plain(reason))
 
     def _log_return(self, uplink: Uplink) -> None:
         """Log that a broker which could not be had is there again."""
         if uplink.up and self._logged.pop(uplink.endpoint, None) is not None:
+            self._lost_at.pop(uplink.endpoint, None)
             logger.log(logging.INFO, "%s at %s: connected", self._dialler.identity.name, uplink.endpoint)
 
     def _send(self, link: Link, frames: Frames) -> bool:
