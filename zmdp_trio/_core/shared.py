@@ -1,4 +1,4 @@
-"""What a broker and its workers must see alike: requests' names, keys, outcomes, and how much a restart is told."""
+"""What a broker and its workers must see alike: origins, keys, outcomes, and how much is told after a restart."""
 
 from __future__ import annotations
 
