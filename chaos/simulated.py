@@ -7,7 +7,7 @@ messages are dropped, doubled, and overtaken, brokers and workers are killed, or
 parts and heals.  What must hold is in verdict.py, and that nothing is left of any request.  A seed that is violated is
 printed with what was: `--first SEED --seeds 1` repeats it.  The exit code is 1 if there was one.
 
-Before that, an hour with a broker that is killed halfway is simulated, and timed.
+Before that, an hour with a broker that is killed halfway, and back a minute later, is simulated, and timed.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ LONGEST = 3.0
 ALLOWED = {"WorkerLost", "BrokerLost", "Unavailable", "ServiceNotFound"}
 #: An hour, and how often something is asked in it.
 HOUR, EVERY = 3600.0, 20.0
+HALFWAY = int(HOUR / EVERY / 2)
 
 
 class Ledger:
@@ -232,13 +233,15 @@ def check_keys(load: Load, ledger: Ledger, killed: set[str]) -> Iterator[str]:
 
 
 async def simulate_hour() -> int:
-    """Simulate an hour with two brokers, one of which is killed halfway; return how many requests were answered."""
+    """Simulate an hour with two brokers, one of which is away for its middle minute; return how many replies came."""
     ledger = Ledger()
     answered = 0
     async with open_cluster(*noted_services(ledger), brokers=2, workers=2) as cluster:
         for number in range(int(HOUR / EVERY)):
-            if number == int(HOUR / EVERY / 2):
+            if number == HALFWAY:
                 cluster.kill("broker")
+            if number == HALFWAY + int(60 / EVERY):
+                await cluster.restart_broker("broker")
             try:
                 await cluster.client.request("work", {"number": number, "seconds": 0.1}, retry=1)
             except RequestError as error:
