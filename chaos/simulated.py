@@ -202,8 +202,14 @@ async def simulate(seed: int, seconds: float = SECONDS, rate: float = RATE) -> t
     except AssertionError as error:
         return Counter(), [str(error)]
     evidence = Evidence(load.outcomes, ledger.executions, [], {}, 0)
-    # Whom a broker that is stopped turns away has lost nothing, and where there is no other one, is told just that.
-    accepted = [outcome for outcome in load.outcomes if "is draining" not in outcome.message]
+    # Whom a broker that is stopped turns away has lost nothing, and where there is no other one, is told just that.  So
+    # is who asks for a service whose last worker left in good order, while the others could not be reached.
+    turned_away = {"ServiceNotFound"} if mischief.done["stop worker"] else set()
+    accepted = [
+        outcome
+        for outcome in load.outcomes
+        if "is draining" not in outcome.message and outcome.error not in turned_away
+    ]
     found += check_outcomes(attrs.evolve(evidence, outcomes=accepted))
     for check in (check_streams, check_executions):
         found += check(evidence)
