@@ -183,17 +183,6 @@ def test_what_still_comes_from_a_peer_that_can_t_be_reached_is_ignored() -> None
     assert not stage.broker._shunned
 
 
-def test_what_comes_late_behind_a_farewell_is_ignored() -> None:
-    stage = Stage()
-    client = stage.client()
-    client.send(c.Goodbye())
-    client.shout(ask(1))
-    assert stage.broker.protocol_errors == 0
-    assert stage.services() == stage.broker.sessions() == []
-    stage.broker.lost(client.peer, now=0.0)
-    assert not stage.broker._shunned
-
-
 # ---- what is whose to say
 
 

@@ -305,10 +305,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
     # ---- from clients and workers
 
     def _on_goodbye(self, session: Session, command: c.Goodbye, now: float) -> None:
-        peer = session.link.peer
         self._end_session(session, now, polite=True)
-        # Nothing follows; what comes all the same is late.
-        self._ignore_peer(peer)
 
     def _on_hello(self, session: Session, command: c.Hello, now: float) -> None:
         """The greeting came again: our answer may have been lost."""
