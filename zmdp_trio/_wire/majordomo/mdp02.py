@@ -1,0 +1,35 @@
+"""MDP 0.2, RFC 18; and the same behind an empty frame, as some peers send it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .dialect import Dialect, Route, Row
+from .messages import Disconnect, Heartbeat, Partial, Ready, Request
+from .messages import Final as FinalReply
+
+C, W = b"MDPC02", b"MDPW02"
+
+ROWS: Final = (
+    Row(Route.CLIENT_TO_BROKER, Request, (C, b"\x01", "service", "body*")),
+    Row(Route.BROKER_TO_CLIENT, Partial, (C, b"\x02", "service", "body*")),
+    Row(Route.BROKER_TO_CLIENT, FinalReply, (C, b"\x03", "service", "body*")),
+    Row(Route.WORKER_TO_BROKER, Ready, (W, b"\x01", "service")),
+    Row(Route.BROKER_TO_WORKER, Request, (W, b"\x02", "client", b"", "body*")),
+    Row(Route.WORKER_TO_BROKER, Partial, (W, b"\x03", "client", b"", "body*")),
+    Row(Route.WORKER_TO_BROKER, FinalReply, (W, b"\x04", "client", b"", "body*")),
+    Row(Route.WORKER_TO_BROKER, Heartbeat, (W, b"\x05")),
+    Row(Route.BROKER_TO_WORKER, Heartbeat, (W, b"\x05")),
+    Row(Route.WORKER_TO_BROKER, Disconnect, (W, b"\x06")),
+    Row(Route.BROKER_TO_WORKER, Disconnect, (W, b"\x06")),
+)
+
+MDP02: Final = Dialect("mdp/0.2", ROWS)
+
+
+def enveloped(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Return rows with an empty frame before each, as a REQ socket sends it."""
+    return tuple(Row(row.route, row.message, (b"", *row.cells)) for row in rows)
+
+
+MDP02_ENVELOPED: Final = Dialect("mdp/0.2+empty", enveloped(ROWS))

@@ -1,0 +1,45 @@
+"""PIGATO, as its Node package speaks it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .dialect import Dialect, Route, Row
+from .messages import Disconnect, Failure, Heartbeat, Partial, Ready, Reject, Request
+from .messages import Final as FinalReply
+
+C, W, E = b"C", b"W", b""
+
+PIGATO: Final = Dialect(
+    "pigato",
+    (
+        Row(Route.CLIENT_TO_BROKER, Request, (C, b"2", "service", "id", "body", "options?")),
+        Row(Route.BROKER_TO_CLIENT, Partial, (C, b"6", E, "id", b"0", "body", "options?")),
+        Row(Route.BROKER_TO_CLIENT, FinalReply, (C, b"3", E, "id", b"0", "body", "options?")),
+        Row(Route.BROKER_TO_CLIENT, Failure, (C, b"3", E, "id", b"-1", "error")),
+        Row(Route.BROKER_TO_CLIENT, Failure, (C, b"3", E, "id", b"-1", "error", "options?")),
+        Row(Route.CLIENT_TO_BROKER, Heartbeat, (C, b"4", b"request", "id")),
+        Row(Route.CLIENT_TO_BROKER, Heartbeat, (C, b"4", b"req", "id")),
+        Row(Route.CLIENT_TO_BROKER, Heartbeat, (C, b"4")),
+        Row(Route.BROKER_TO_CLIENT, Heartbeat, (C, b"4")),
+        Row(Route.WORKER_TO_BROKER, Ready, (W, b"1", "service")),
+        Row(Route.BROKER_TO_WORKER, Ready, (W, b"1")),
+        Row(Route.BROKER_TO_WORKER, Request, (W, b"2", "client", "service", E, "id", "body", "options?")),
+        Row(Route.WORKER_TO_BROKER, Partial, (W, b"6", "client", E, "id", b"0", "body", "options?")),
+        Row(Route.WORKER_TO_BROKER, FinalReply, (W, b"3", "client", E, "id", b"0", "body", "options?")),
+        Row(Route.WORKER_TO_BROKER, Failure, (W, b"3", "client", E, "id", b"-1", "error", "options?")),
+        Row(Route.WORKER_TO_BROKER, Reject, (W, b"7", "client", E, "id", b"0", "error", "options?")),
+        Row(Route.WORKER_TO_BROKER, Heartbeat, (W, b"4", E, "options?")),
+        Row(Route.BROKER_TO_WORKER, Heartbeat, (W, b"4", "client", E, "id")),
+        Row(Route.BROKER_TO_WORKER, Heartbeat, (W, b"4")),
+        Row(Route.WORKER_TO_BROKER, Disconnect, (W, b"5")),
+        Row(Route.BROKER_TO_WORKER, Disconnect, (W, b"5")),
+    ),
+    numbered=True,
+    failures=True,
+    json=True,
+    concurrent=True,
+    client_beats=True,
+    request_beats=True,
+    acknowledged=True,
+)
