@@ -10,13 +10,20 @@ from ._errors import Code, InvalidArgument, RequestError
 from ._wire.commands import Content
 from ._wire.frames import UNREADABLE
 
-BYTES, MSGPACK, JSON = int(Content.BYTES), int(Content.MSGPACK), int(Content.JSON)
+BYTES, MSGPACK, JSON, OPAQUE = map(int, Content)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _decode_json = msgspec.json.Decoder().decode
 #: What msgspec raises for a value that it can't encode, beside its own errors.
 _UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+
+_BYTES_LIKE = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.ByteArrayType,
+    msgspec.inspect.MemoryViewType,
+)
 
 
 def encode(value: Any) -> tuple[int, bytes]:
@@ -46,7 +53,7 @@ def decode(content: int, body: Any) -> Any:
             return _decode(body)
         except UNREADABLE as error:
             raise ValueError(f"unreadable MessagePack: {error}") from error
-    if content == BYTES:
+    if content in (BYTES, OPAQUE):
         return body if type(body) is bytes else bytes(body)
     if content == JSON:
         try:
@@ -80,6 +87,7 @@ class TypedDecoder:
         self._type = annotation
         self._msgpack = msgspec.msgpack.Decoder(annotation)
         self._json = msgspec.json.Decoder(annotation)
+        self._takes_bytes = _takes_bytes(annotation)
 
     def __call__(self, content: int, body: Any) -> Any:
         """Return the value.
@@ -90,8 +98,17 @@ class TypedDecoder:
         try:
             if content == MSGPACK:
                 return self._msgpack.decode(body)
-            if content == JSON:
+            if content == JSON or (content == OPAQUE and not self._takes_bytes):
                 return self._json.decode(body)
             return msgspec.convert(decode(content, body), self._type, builtin_types=(bytes, bytearray, memoryview))
         except UNREADABLE as error:
             raise ValueError(str(error)) from error
+
+
+def _takes_bytes(annotation: Any) -> bool:
+    """Whether bytes fit an annotation as they are."""
+    info = msgspec.inspect.type_info(annotation)
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    return any(
+        isinstance(kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind, _BYTES_LIKE) for kind in kinds
+    )

@@ -41,6 +41,8 @@ class Content(enum.IntEnum):
     BYTES = 0
     MSGPACK = 1
     JSON = 2
+    #: Bytes that a peer sent who says nothing about them: they are JSON if whoever gets them expects more than bytes.
+    OPAQUE = 3
 
 
 class Command(msgspec.Struct, array_like=True, gc=False):

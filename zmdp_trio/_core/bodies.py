@@ -1,0 +1,163 @@
+"""Bodies and errors where dialects meet: what one of them can say, put in the terms of another.
+
+ZMDP/1 has bytes, MessagePack, and JSON, told apart by a content type.  A body of MDP is one or more frames that nobody
+says anything about.  OMDP and PIGATO have JSON and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from .._errors import Code
+from .._wire import commands as c
+from .._wire.frames import UNREADABLE, Frame
+
+#: Sent in place of a partial reply of nothing: null, or an empty frame, ends a Node client's stream, or the client.
+STAND_IN: Final = b"{}"
+#: What Node sends for a value that JSON has no text for: `JSON.stringify(undefined)`, made a string.
+_NOTHING: Final = (b"", b"undefined")
+_NULL: Final = b"null"
+_CODES: Final = frozenset(code.value for code in Code)
+_BYTES, _MSGPACK, _JSON, _OPAQUE = map(int, (c.Content.BYTES, c.Content.MSGPACK, c.Content.JSON, c.Content.OPAQUE))
+
+_read_msgpack = msgspec.msgpack.Decoder().decode
+_write_msgpack = msgspec.msgpack.Encoder().encode
+_read_json = msgspec.json.Decoder().decode
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+_write_json = msgspec.json.Encoder().encode
+
+
+def from_frames(frames: Sequence[Frame]) -> tuple[int, Any]:
+    """Return the content type and the body that MDP's frames stand for: several are a list of bytes."""
+    if len(frames) == 1:
+        return _OPAQUE, frames[0]
+    return _MSGPACK, _write_msgpack([bytes(frame) for frame in frames])
+
+
+def to_frames(content: int, body: Frame) -> Sequence[Frame]:
+    """Return MDP's frames for a body: bytes as they are, a list of bytes as frames, any other value as JSON.
+
+    Raises:
+        ValueError: it is unreadable, or JSON can't say it.
+    """
+    if content != _MSGPACK:
+        return (body,)
+    value = _decode(body)
+    if isinstance(value, bytes):
+        return (value,)
+    if value and isinstance(value, list) and all(type(item) is bytes for item in value):
+        return value
+    return (_encode(value),)
+
+
+def from_json(frame: Frame) -> tuple[int, Any]:
+    """Return the content type and the body that a frame of OMDP or PIGATO stands for.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    if len(frame) <= len("undefined") and bytes(frame) in _NOTHING:
+        return _JSON, _NULL
+    _check(frame)
+    return _JSON, frame
+
+
+def to_json(content: int, body: Frame) -> Frame:
+    """Return a body as JSON: bytes that are JSON stay as they are.
+
+    Raises:
+        ValueError: it is unreadable, or JSON can't say it.
+    """
+    if content == _MSGPACK:
+        return _encode(_decode(body))
+    _check(body)
+    return body
+
+
+def partial_to_json(content: int, body: Frame) -> Frame:
+    """Return a partial reply as JSON that no Node client stumbles over.
+
+    Raises:
+        ValueError: as `to_json`.
+    """
+    text = to_json(content, body)
+    return STAND_IN if len(text) < 16 and bytes(text).strip() == _NULL else text
+
+
+def error_to_json(error: c.Error) -> bytes:
+    """Return an error as OMDP and PIGATO clients get it: code, message, and details if there are any."""
+    value = {"code": error.code, "message": error.message}
+    if error.details:
+        try:
+            details = _decode(error.details)
+            _check_sayable(details)
+            value["details"] = details
+        except ValueError:
+            pass  # the error itself matters more
+    return _write_json(value)
+
+
+def error_to_frame(error: c.Error) -> bytes:
+    """Return an error as the last reply that an MDP client gets in its place."""
+    return b'{"error":%b}' % error_to_json(error)
+
+
+def error_from_json(id: int, frame: Frame) -> c.Error:
+    """Return the error that a worker or a broker of OMDP or PIGATO reports, whatever JSON it is."""
+    try:
+        value = _read_json(frame)
+    except UNREADABLE:
+        value = bytes(frame[:200]).decode(errors="replace")  # type: ignore[index]
+    if isinstance(value, dict) and value.get("code") in _CODES and isinstance(value.get("message"), str):
+        details = value.get("details")
+        return c.Error(id, value["code"], "", value["message"], b"" if details is None else _write_msgpack(details))
+    message = value if isinstance(value, str) else _write_json(value).decode()
+    return c.Error(id, Code.INTERNAL.value, "", message, b"" if isinstance(value, str) else _write_msgpack(value))
+
+
+def _check(text: Frame) -> None:
+    try:
+        _check_json(text)
+    except UNREADABLE as error:
+        raise ValueError(f"no JSON: {error}") from error
+
+
+def _decode(body: Frame) -> Any:
+    try:
+        return _read_msgpack(body)
+    except UNREADABLE as error:
+        raise ValueError(f"unreadable MessagePack: {error}") from error
+
+
+def _encode(value: Any) -> bytes:
+    _check_sayable(value)
+    try:
+        return _write_json(value)
+    except (*UNREADABLE, TypeError) as error:
+        raise ValueError(f"JSON can't say it: {error}") from error
+
+
+def _check_sayable(value: Any) -> None:
+    """Refuse what msgspec would make something else of in JSON: bytes become text, and no number becomes null.
+
+    Raises:
+        ValueError: there is such a value, at whatever depth.
+    """
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            rest.extend(item)
+            rest.extend(item.values())
+        elif isinstance(item, list | tuple):
+            rest.extend(item)
+        elif isinstance(item, bytes):
+            raise ValueError("JSON can't say bytes")
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"JSON can't say {item}")
+        elif isinstance(item, msgspec.msgpack.Ext):
+            raise ValueError("JSON can't say a MessagePack extension")
