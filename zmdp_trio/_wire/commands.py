@@ -41,6 +41,8 @@ class Content(enum.IntEnum):
     BYTES = 0
     MSGPACK = 1
     JSON = 2
+    #: Bytes of a peer whose protocol does not say what they are: what the reader takes them for, bytes or JSON.
+    OPAQUE = 3
 
 
 class Command(msgspec.Struct, array_like=True, gc=False):
