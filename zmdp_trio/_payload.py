@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import msgspec
 
 from ._errors import Code, InvalidArgument, RequestError
 from ._wire.commands import Content
 from ._wire.frames import UNREADABLE
 
-BYTES, MSGPACK, JSON, OPAQUE = map(int, Content)
+BYTES, MSGPACK, JSON, OPAQUE = (int(each) for each in Content)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _decode_json = msgspec.json.Decoder().decode
-#: What msgspec raises for a value that it can't encode, beside its own errors.
-_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
-
-_BYTES_LIKE = (
-    msgspec.inspect.AnyType,
+#: Annotations of payloads that take bytes as they are.
+_TAKE_BYTES = (
     msgspec.inspect.BytesType,
     msgspec.inspect.ByteArrayType,
     msgspec.inspect.MemoryViewType,
+    msgspec.inspect.AnyType,
 )
+#: What msgspec raises for a value that it can't encode, beside its own errors.
+_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
-def encode(value: Any) -> tuple[int, bytes]:
+@attrs.frozen
+class Opaque:
+    """A payload that came from a peer whose protocol does not say what the bytes are."""
+
+    body: Any
+
+
+def encode(value: Any) -> tuple[int, Any]:
     """Return a value's content type and body.
 
     Raises:
@@ -36,6 +44,8 @@ def encode(value: Any) -> tuple[int, bytes]:
         return BYTES, value
     if isinstance(value, bytes | bytearray | memoryview):
         return BYTES, bytes(value)
+    if type(value) is Opaque:
+        return OPAQUE, value.body
     try:
         return MSGPACK, _encode(value)
     except _UNENCODABLE as error:
@@ -85,9 +95,9 @@ class TypedDecoder:
             TypeError: msgspec can't validate this annotation.
         """
         self._type = annotation
+        self._takes_bytes = _takes_bytes(msgspec.inspect.type_info(annotation))
         self._msgpack = msgspec.msgpack.Decoder(annotation)
         self._json = msgspec.json.Decoder(annotation)
-        self._takes_bytes = _takes_bytes(annotation)
 
     def __call__(self, content: int, body: Any) -> Any:
         """Return the value.
@@ -98,17 +108,20 @@ class TypedDecoder:
         try:
             if content == MSGPACK:
                 return self._msgpack.decode(body)
-            if content == JSON or (content == OPAQUE and not self._takes_bytes):
+            if content == JSON:
                 return self._json.decode(body)
+            if content == OPAQUE and not self._takes_bytes:
+                # Who has only bytes to send says "nothing" by none.
+                return self._json.decode(body if len(body) else b"null")
             return msgspec.convert(decode(content, body), self._type, builtin_types=(bytes, bytearray, memoryview))
         except UNREADABLE as error:
             raise ValueError(str(error)) from error
 
 
-def _takes_bytes(annotation: Any) -> bool:
-    """Whether bytes fit an annotation as they are."""
-    info = msgspec.inspect.type_info(annotation)
-    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
-    return any(
-        isinstance(kind.type if isinstance(kind, msgspec.inspect.Metadata) else kind, _BYTES_LIKE) for kind in kinds
-    )
+def _takes_bytes(annotation: msgspec.inspect.Type) -> bool:
+    """Whether one of the types that an annotation stands for takes bytes as they are."""
+    if isinstance(annotation, msgspec.inspect.Metadata):
+        return _takes_bytes(annotation.type)
+    if isinstance(annotation, msgspec.inspect.UnionType):
+        return any(_takes_bytes(each) for each in annotation.types)
+    return isinstance(annotation, _TAKE_BYTES)

@@ -29,6 +29,7 @@ from zmdp_trio import (
     open_worker,
     service,
 )
+from zmdp_trio._payload import Opaque
 
 NOW = datetime.datetime(2026, 2, 28, 12, 30, 59, 123456, tzinfo=datetime.UTC)
 
@@ -290,6 +291,61 @@ async def test_validation_makes_the_annotated_type(autojump_clock: Any) -> None:
         assert await cluster.client.request("order", Order("x", 5)) == ["x", 5]
         with pytest.raises(InvalidArgument, match=r"amount"):
             await cluster.client.request("order", {"item": "x", "amount": -1})
+
+
+# ---- bytes of peers that do not say what they are
+
+
+@pytest.mark.parametrize(
+    ("annotation", "body", "expected"),
+    [
+        (None, b"", None),
+        (Any, b'{"item": "x"}', b'{"item": "x"}'),
+        (bytes, b"[1]", b"[1]"),
+        (bytes | None, b"null", b"null"),
+        (Annotated[bytes, msgspec.Meta(title="a file")], b"1", b"1"),
+        (dict[str, Any], b'{"item": "x"}', {"item": "x"}),
+        (Order, b'{"item": "x"}', Order("x")),
+        (Order | None, b"", None),
+        (int, b"5", 5),
+    ],
+    ids=repr,
+)
+async def test_opaque_bytes_are_read_as_the_annotation_says(
+    annotation: Any, body: bytes, expected: Any, autojump_clock: Any
+) -> None:
+    got = []
+
+    async def typed(payload):  # type: ignore[no-untyped-def]
+        got.append(payload)
+        return payload
+
+    typed.__annotations__["payload"] = annotation
+    async with open_cluster(service("typed", typed)) as cluster:
+        await cluster.client.request("typed", Opaque(body))
+    assert got == [expected]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"item": 1}', b"\xff"])
+async def test_opaque_bytes_that_do_not_fit_are_refused(body: bytes, autojump_clock: Any) -> None:
+    @service("order")
+    async def order(order: Order) -> Any:
+        raise AssertionError(order)
+
+    async with open_cluster(order) as cluster:
+        with pytest.raises(InvalidArgument):
+            await cluster.client.request("order", Opaque(body))
+
+
+async def test_no_opaque_bytes_are_no_payload(autojump_clock: Any) -> None:
+    @service("now")
+    async def now() -> Any:
+        return "now"
+
+    async with open_cluster(now) as cluster:
+        assert await cluster.client.request("now", Opaque(b"")) == "now"
+        with pytest.raises(InvalidArgument):
+            await cluster.client.request("now", Opaque(b"1"))
 
 
 # ---- limits

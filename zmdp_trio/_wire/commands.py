@@ -41,7 +41,7 @@ class Content(enum.IntEnum):
     BYTES = 0
     MSGPACK = 1
     JSON = 2
-    #: Bytes that a peer sent who says nothing about them: they are JSON if whoever gets them expects more than bytes.
+    #: Bytes of a peer whose protocol does not say what they are: what the reader takes them for, bytes or JSON.
     OPAQUE = 3
 
 
