@@ -1,8 +1,8 @@
 """Peers of older dialects: how they come, what becomes of their mistakes, and how they go.
 
-They don't greet.  A peer's first message tells which dialect it speaks, and from then on it is a session like any other,
-whose link translates.  Where one of our own peers is shut out for a mistake, these are forgiven as their RFCs have it:
-a client's message is passed over, and a worker is told to start over.
+They don't greet.  A peer's first message tells which dialect it speaks, and from then on it is a session like any
+other, whose link translates.  Where one of our own peers is shut out for a mistake, these are forgiven, as their RFCs
+have it: a client's message is passed over, and a worker is told to start over.
 """
 
 from __future__ import annotations
@@ -72,14 +72,15 @@ class LegacyArrivals(Dispatcher):
             return
         self._timers.cancel(session)
         self._peers[peer] = self._sessions[session.id] = session
-        session.link.open(peer)
+        _link(session).open(peer)
+        session.heard = now
         self._expect_beats(now)
         self.receive(peer, frames, now=now)
 
     def _recall(self, peer: bytes, frames: Sequence[Frame], now: float) -> Session | None:
         """Return the session of a peer that was away, and has the name that it had."""
         session = self._sessions.get(_id(peer))
-        if session is not None and session.link.disowns(frames):
+        if session is not None and _link(session).disowns(frames):
             self._end_session(session, now)
             return None
         return session
@@ -132,7 +133,7 @@ class LegacyArrivals(Dispatcher):
         """A message was malformed, or not to be expected, or is another peer's who uses the same connection."""
         peer = session.link.peer
         try:
-            disowned = session.link.disowns(frames)
+            disowned = _link(session).disowns(frames)
         except ProtocolError:
             disowned = False
         if disowned:
@@ -150,20 +151,26 @@ class LegacyArrivals(Dispatcher):
         self._part(session, reason, now)
 
     def _part(self, session: Session, reason: str, now: float) -> None:
-        peer = session.link.peer
+        link = _link(session)
+        peer = link.peer
         self._end_session(session, now)
         if peer is None:
             return
         self._note_dropped(peer, session, reason)
-        farewell = session.link.farewell()
+        farewell = link.farewell()
         if farewell is not None:
-            session.link.open(peer)
-            session.link.say(farewell)
+            link.open(peer)
+            link.say(farewell)
 
     def _check_life(self, session: Session, now: float) -> None:
         """Part from a peer that has not given a sign of life for too long."""
         if now > session.heard + session.link.patience:
             self._part(session, f"it gave no sign of life for {session.link.patience:g} s", now)
+
+
+def _link(session: Session) -> LegacyPeer:
+    assert isinstance(session.link, LegacyPeer)
+    return session.link
 
 
 def _id(peer: bytes) -> tuple[str, bytes]:

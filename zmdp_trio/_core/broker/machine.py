@@ -190,7 +190,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
     def _receive_greeting(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
         if peer in self._shunned:
             return
-        if frames[0] != zmdp1.MAGIC:
+        if frames and frames[0] != zmdp1.MAGIC:
             self._receive_legacy(peer, frames, now)
             return
         try:
@@ -256,6 +256,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
             heartbeat=self.settings.heartbeat,
             features=[],
         )
+        assert isinstance(session.link, Link)
         session.link.put_uncounted(welcome, received=session.link.received)
 
     def _has_room(self) -> bool:

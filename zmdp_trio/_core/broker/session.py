@@ -76,7 +76,7 @@ class Session:
         self.limits = limits
         self.handlers = handlers
         self.is_worker = is_worker
-        self.link: Any = link
+        self.link = link
         self.appear = appear
         self.requests: dict[int, Job | Caller | Claim] = {}
         self.held: dict[int, Job] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
@@ -15,6 +15,9 @@ from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies
 from .peer import Due, LegacyPeer
+
+if TYPE_CHECKING:
+    from ..session import Session
 
 #: Seconds after which a request of OMDP or PIGATO times out, if its options don't say; in them, milliseconds.
 TIMEOUT: Final = 60.0
@@ -44,8 +47,7 @@ class Call(Due):
         self.joined_bytes = 0
 
     @property
-    def session(self) -> Any:
-        """Whose it is; the machine's timers ask."""
+    def session(self) -> Session:
         return self.link.session
 
     @property
@@ -63,7 +65,10 @@ class Call(Due):
 
 
 class LegacyClient(LegacyPeer):
-    """Requests in, replies out, with credit and time-outs on the client's behalf."""
+    """Requests in, replies out, with credit and time-outs on the client's behalf.
+
+    A worker's signs of life are not passed on: to OMDP's clients they are errors, the others have no form for them.
+    """
 
     is_worker = False
     _route_in = Route.CLIENT_TO_BROKER
@@ -74,11 +79,6 @@ class LegacyClient(LegacyPeer):
         self._calls: dict[int, Call] = {}
         self._ids: dict[bytes, Call] = {}
         self._next_id = 0
-
-    @property
-    def queues(self) -> bool:
-        """Clients that have no time-out of their own, as far as we are told."""
-        return not self.dialect.numbered
 
     @property
     def patience(self) -> float:
@@ -216,13 +216,6 @@ class LegacyClient(LegacyPeer):
         c.Final: _final,
         c.Error: _fail,
     }
-
-    def put_credit(self, credit: c.Credit) -> None:
-        """Only workers get credit."""
-        raise AssertionError("unreachable")
-
-    def put_heartbeat(self, id: int, left: float | None = None) -> None:
-        """Pass over a worker's sign of life: OMDP's clients take one for an error, the others have no form for it."""
 
     def next_batch(self) -> Frames | None:
         while self.outbox and (told := self.outbox[0][2]) is not None and self._timers.now >= told[0].expires:

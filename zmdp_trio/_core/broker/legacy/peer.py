@@ -7,6 +7,7 @@ a connection that was lost is lost.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
     from ..session import Session
 
 #: At once: what a peer's own link has found out is as good as sent by the peer.
-NOW: Final = 0.0
+NOW: Final = -math.inf
 
 
 class Due(ABC):
     """What may stand among the machine's timers and, when its time has come, has commands for the machine."""
 
-    session: Session
+    @property
+    @abstractmethod
+    def session(self) -> Session:
+        """Whose commands they are."""
 
     @abstractmethod
     def due(self, now: float) -> Sequence[Any]:
@@ -48,8 +52,6 @@ class LegacyPeer(Due):
     # What only a numbered session has.
     received = duplicates = skipped = 0
     awaits_ack = False
-    #: Its requests wait for a service as long as the setting says, not as long as the client itself waits.
-    queues = False
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class LegacyPeer(Due):
         ledger: Ledger,
     ) -> None:
         """Make the link of a peer; of several dialects that it may speak the first counts until it is known."""
+        self._session: Session
         self._identity = identity
         self._dialects = dialects
         self.dialect = dialects[0]
@@ -76,6 +79,19 @@ class LegacyPeer(Due):
         self.outbox_bytes = 0
         #: For the machine, as soon as it looks.
         self._found: list[Any] = []
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    @session.setter
+    def session(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def queues(self) -> bool:
+        """Its requests wait for a service as long as the setting says: how long it waits itself, nobody knows."""
+        return not self.dialect.numbered
 
     # ---- in
 
@@ -121,6 +137,12 @@ class LegacyPeer(Due):
         say = self._says.get(type(command))
         if say is not None:
             say(self, command)
+
+    def put_credit(self, credit: c.Credit) -> None:
+        """Let a worker send more replies; a client gets no credit."""
+
+    def put_heartbeat(self, id: int, left: float | None = None) -> None:
+        """Tell the peer that a request lives, if that means something to it."""
 
     def say(self, message: Message, size: int = 0, told: Any = None) -> None:
         """Queue a message whose bodies have `size` bytes; `told` is given to `_left` when it has left."""
