@@ -184,6 +184,6 @@ def _name(peer: bytes, dialect: str) -> str:
         name = peer.decode()
     except UnicodeDecodeError:
         name = ""
-    if name.isprintable() and 0 < len(peer) <= c.MAX_NAME:
+    if name and name.isprintable() and len(peer) <= c.MAX_NAME:
         return name
     return f"{dialect}-{peer.hex()[-16:]}"

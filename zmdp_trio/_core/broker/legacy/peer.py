@@ -70,7 +70,9 @@ class LegacyPeer(Due):
         self._dirty = dirty
         self._timers = timers
         self._settings = settings
+        #: What is kept for callers; a worker's outbox is requests, which count already.
         self._ledger = ledger
+        self._outbox_ledger = Ledger() if self.is_worker else ledger
         self.peer: Any = None
         self.opened = False
         self.scheduled = False
@@ -150,7 +152,7 @@ class LegacyPeer(Due):
         size += COMMAND_BYTES
         self.outbox.append((frames, size, told))
         self.outbox_bytes += size
-        self._ledger.bytes += size
+        self._outbox_ledger.bytes += size
         self.schedule()
 
     def schedule(self) -> None:
@@ -172,7 +174,7 @@ class LegacyPeer(Due):
     def _pop(self) -> Any:
         _, size, told = self.outbox.popleft()
         self.outbox_bytes -= size
-        self._ledger.bytes -= size
+        self._outbox_ledger.bytes -= size
         return told
 
     def _left(self, told: Any) -> None:
@@ -193,7 +195,7 @@ class LegacyPeer(Due):
 
     def drop_outbox(self) -> list[c.Command]:
         """Forget what waits to be sent."""
-        self._ledger.bytes -= self.outbox_bytes
+        self._outbox_ledger.bytes -= self.outbox_bytes
         self.outbox_bytes = 0
         self.outbox.clear()
         return []

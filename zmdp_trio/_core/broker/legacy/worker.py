@@ -197,10 +197,9 @@ class LegacyWorker(LegacyPeer):
         size = COMMAND_BYTES + _size(command)
         held.waiting_bytes += size
         self._ledger.bytes += size
-        if held.waiting_bytes <= self._settings.legacy_buffer:
+        if held.waiting_bytes <= self._settings.legacy_buffer and self._ledger.bytes <= self._settings.broker_memory:
             return []
-        limit = f"{self._settings.legacy_buffer:,} bytes"
-        message = f"its worker can't be paused, and sent {limit} more than its caller reads"
+        message = f"its worker can't be paused, and sent {held.waiting_bytes:,} bytes more than its caller reads"
         ended = type(command) is not c.Partial
         self._swallow(held)
         error = c.Error(held.id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message)
