@@ -272,7 +272,7 @@ class Worker:
     def _describe(self, execution: Execution) -> str:
         """Name an execution, for people."""
         request = execution.request
-        return f"service {request.service!r} of {self.name}, request {request.id} of {request.peer or 'nobody'}"
+        return f"service {execution.asked!r} of {self.name}, request {request.id} of {request.peer or 'nobody'}"
 
     def _close(self) -> None:
         """Take leave of the brokers, now."""

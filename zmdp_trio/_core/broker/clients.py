@@ -21,6 +21,8 @@ class ClientCommands(Recovery):
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
         if request.id in session.requests:
             raise ProtocolError(f"request {request.id} came twice")
+        if request.asked:
+            request.asked = ""
         service = self._service_for(session, request)
         if service is None:
             return
@@ -43,17 +45,35 @@ class ClientCommands(Recovery):
 
     def _service_for(self, session: Session, request: c.Request) -> Service | None:
         """Return a request's service; None if the request was refused before any table heard of it, or of its names."""
-        error = self._misnamed(request)
-        if error is None:
-            service = self._service(request.service)
-            if service is not None:
+        try:
+            self._check_names(request)
+            service = self._services.get(request.service)
+            if service is not None and service.offers and request.worker is None:
                 return service
+            return self._look_for(request)
+        except RequestError as error:
+            self.forgotten.received += 1
+            self.forgotten.refused += 1
+            self._answer_error(session, request, error)
+            return None
+
+    def _look_for(self, request: c.Request) -> Service:
+        """Return the service that a request goes to, or waits for.
+
+        Raises:
+            InvalidArgument: its name has a range in it that can't be read.
+            Overloaded: there are too many services.
+        """
+        name = request.service
+        service = self._find(name, request.worker) or self._services.get(name)
+        if service is not None:
+            return service
+        self._routes.check(name)
+        service = self._service(name)
+        if service is None:
             known = f"{self.settings.broker_services:,} services are known"
-            error = self._overloaded(f"{known}, and this is not one of them")
-        self.forgotten.received += 1
-        self.forgotten.refused += 1
-        self._answer_error(session, request, error)
-        return None
+            raise self._overloaded(f"{known}, and this is not one of them")
+        return service
 
     def _keyed_client(self, session: Session, request: c.Request, service: Service, now: float) -> KeyedClient | None:
         """Return the client of a new keyed execution; None if the request is taken care of."""
@@ -95,15 +115,18 @@ class ClientCommands(Recovery):
         command = self._error(request.id, error)
         session.link.put(command, weight(command))
 
-    def _misnamed(self, request: c.Request) -> RequestError | None:
-        """What is wrong with a request's names; None if nothing is."""
+    def _check_names(self, request: c.Request) -> None:
+        """Make sure that a request's names are none that no table should hear of.
+
+        Raises:
+            InvalidArgument: one is too long, or there is none.
+        """
         size, limit = len(request.service.encode()), self.settings.max_service_name
         if not 0 < size <= limit:
-            return self._invalid(f"a service name has 1 to {limit} bytes, this one has {size:,}")
+            raise self._invalid(f"a service name has 1 to {limit} bytes, this one has {size:,}")
         for text in (request.key, request.worker):
             if text is not None and len(text.encode()) > c.MAX_NAME:
-                return self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
-        return None
+                raise self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
 
     def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
         """Why a request is not even queued; None if it may be."""

@@ -242,8 +242,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._welcome(session)
         if self.draining:
             session.link.put(c.Drain())
-        for offer in hello.offers or ():
-            self._on_slots(session, c.Slots(offer.service, offer.slots), now)
+        if hello.offers:
+            self._on_offers(session, hello.offers, now)
         self._expect_beats(now)
 
     def _welcome(self, session: Session) -> None:
