@@ -74,6 +74,7 @@ class Dispatcher(ABC):
             del self._services[service.name]
             self._routes.remove(service)
             self._lacking.discard(service.name)
+            self._timers.cancel(service.demand)
             self.forgotten.add(service.counters)
 
     # ---- routing
