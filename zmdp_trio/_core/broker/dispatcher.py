@@ -121,7 +121,7 @@ class Dispatcher(ABC):
         self._move(job, service)
         self._dispatch(job, now, accepted=True)
 
-    def _recall(self, prefix: str, now: float) -> None:
+    def _seek_all(self, prefix: str, now: float) -> None:
         """Somebody offers what names with this prefix may stand for: let those go there that wait in vain."""
         for name in self._lacking.beginning_with(prefix):
             service = self._services[name]

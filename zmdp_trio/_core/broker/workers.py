@@ -179,7 +179,7 @@ class WorkerCommands(Dispatcher):
         prefixes = [self._routes.add(offer.service) for offer in added]
         for prefix in prefixes:
             if prefix is not None:
-                self._recall(prefix, now)
+                self._seek_all(prefix, now)
         for offer, each in added.items():
             if not each.slots:
                 # It has other brokers too.

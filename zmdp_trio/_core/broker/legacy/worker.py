@@ -260,7 +260,7 @@ class LegacyWorker(LegacyPeer):
             self._find(*self._end(held, c.Error(request.id, Code.INVALID_ARGUMENT.value, "", message)))
             return
         options = _options(request) if self.dialect.json else b""
-        told = m.Request(frames, service=request.service, id=id, client=client, options=options)
+        told = m.Request(frames, service=request.asked or request.service, id=id, client=client, options=options)
         self.say(told, len(body))
 
     def _cancel(self, cancel: c.Cancel) -> None:
