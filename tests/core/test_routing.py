@@ -23,7 +23,9 @@ from zmdp_trio._core.broker.routing import (
 )
 from zmdp_trio._core.broker.service import Offer, Service
 from zmdp_trio._core.broker.session import Session
+from zmdp_trio._core.link import Ledger
 from zmdp_trio._errors import InvalidArgument
+from zmdp_trio._settings import Settings
 from zmdp_trio._wire import commands as c
 
 # ---- the table
@@ -36,7 +38,7 @@ def offered(*names: str, slots: int = 1, worker: str = "worker") -> list[Service
 
 def offer(service: Service, *, slots: int = 1, worker: str = "worker") -> Service:
     hello = c.Hello(1, worker.encode() * 16, worker, b"", c.Limits(1, 1, 1), 1.0, [], [])
-    added = Offer(Session(hello, [], {}), service)
+    added = Offer(Session.of(hello, [], {}, Ledger(), Settings()), service)
     service.add_offer(added)
     service.set_slots(added, slots)
     return service
