@@ -22,6 +22,7 @@ from .arrivals import LegacyArrivals
 from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
+from .directory import Directory
 from .job import Job
 from .legacy import Due, LegacyPeer
 from .recovery import Recovery
@@ -56,6 +57,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self.name = name
         self.protocols = protocols
         self.epoch = epoch
+        self._directory = Directory(name, self._services, self._routes)
         self._peers: dict[bytes, Session] = {}
         self._sessions: dict[Any, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()

@@ -8,6 +8,7 @@ from typing import Any, Final
 from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError, RequestError
 from ..._wire import commands as c
 from ..link import weight
+from ..shared import is_reserved
 from .dispatcher import Dispatcher
 from .job import Job, JobInput, JobState
 from .keys import KeyedClient
@@ -190,6 +191,8 @@ class WorkerCommands(Dispatcher):
         if offer is None:
             if not 0 < len(each.service.encode()) <= self.settings.max_service_name:
                 raise ProtocolError("an offer of a service whose name is empty or too long")
+            if is_reserved(each.service):
+                raise ProtocolError(f"an offer of {each.service!r}, which the broker answers itself")
             if len(session.offers) >= MAX_SERVICES:
                 raise ProtocolError("too many services")
             service = self._service(each.service)
