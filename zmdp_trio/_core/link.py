@@ -439,7 +439,9 @@ def _weights(commands: Sequence[Command]) -> int:
 
 def request_weight(request: Request) -> int:
     """Return the bytes of a REQUEST's body, service name, and headers."""
-    size = len(request.body) + len(request.service) + len(request.asked)  # type: ignore[arg-type]
+    size = len(request.body) + len(request.service)  # type: ignore[arg-type]
+    if request.asked:
+        size += len(request.asked)
     if request.headers:
         size += headers_size(request.headers)
     if request.key:

@@ -28,8 +28,6 @@ class ClientCommands(Recovery):
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
         if request.id in session.requests:
             raise ProtocolError(f"request {request.id} came twice")
-        if request.asked:
-            request.asked = ""
         service = self._service_for(session, request)
         if service is None:
             return

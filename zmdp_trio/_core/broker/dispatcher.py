@@ -169,12 +169,10 @@ class Dispatcher(ABC):
         assert request is not None
         request.id = job.id
         size = job.size
-        request.service = service.name
-        if job.asked != service.name:
-            request.asked = job.asked
+        if request.service != service.name or request.asked:
+            request.service = service.name
+            request.asked = "" if job.asked == service.name else job.asked
             size = request_weight(request)
-        elif request.asked:
-            request.asked = ""
         request.peer = job.client.name
         request.caller, request.call = job.owner.digest, job.client_id
         request.messages, request.bytes = job.messages, job.bytes
