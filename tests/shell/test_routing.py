@@ -50,7 +50,7 @@ async def nested(payload: Any, request: Request) -> Any:
     return await request.request("calc@^1", payload)
 
 
-async def test_a_handler_sees_what_was_asked_for(autojump_clock: Any) -> None:
+async def test_a_handler_sees_what_was_asked_for(zmdp_clock: Any) -> None:
     async with open_cluster(files, old, echo) as cluster:
         assert await cluster.client.request("files.read", "/tmp") == ["read", "/tmp"]
         assert await cluster.client.request("files.", "/tmp") == ["", "/tmp"]
