@@ -15,7 +15,9 @@ from stage import Speaker, Stage, ask, start, started
 from zmdp_trio._core.broker import Job
 from zmdp_trio._core.broker.routing import (
     MAX_COMPARISONS,
+    MAX_RANGES,
     MAX_REMEMBERED,
+    MAX_VERSIONS,
     Names,
     Routes,
     read_range,
@@ -172,20 +174,53 @@ def test_what_is_offered_no_more_is_passed_over_but_known() -> None:
     assert list(routes.matching("files.read")) == list(routes.matching("calc@^1")) == []
 
 
-def test_what_is_added_tells_what_it_may_serve() -> None:
+def test_what_is_added_tells_which_names_it_may_serve() -> None:
     routes = Routes()
-    names = ("files.*", "*", "calc@1.2.3", "calc@v1", "calc@1", "calc@*", "calc", "a@b@1.0.0")
-    assert [routes.add(service) for service in offered(*names)] == [
-        "files.",
-        "",
-        "calc@",
-        None,
-        None,
-        None,
-        None,
-        "a@b@",
-    ]
+    prefixes = {
+        "files.*": "files.",
+        "*": "",
+        "calc@1.2.3": "calc@",
+        "a@b@1.0.0-beta+build": "a@b@",
+        "calc@v1.0.0": None,
+        "calc@1": None,
+        "calc@1.2.3\n": None,
+        "calc@\u0661.2.3": None,
+        "calc@*": None,
+        "calc": None,
+    }
+    services = offered(*prefixes)
+    assert all(routes.add(service) for service in services)
+    assert [routes.prefix(service) for service in services] == list(prefixes.values())
     assert len(routes) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "offer", "fits"),
+    [
+        ("files.read", "files.*", True),
+        ("files.*", "files.*", False),
+        ("files.x@^1", "files.*", False),
+        ("calc@^1", "calc@1.2.3", True),
+        ("calc@^2", "calc@1.2.3", False),
+        ("calc@nonsense", "calc@1.2.3", False),
+    ],
+)
+def test_what_fits(name: str, offer: str, fits: bool) -> None:
+    routes = Routes()
+    [service] = offered(offer)
+    routes.add(service)
+    assert routes.fits(service, name) is fits
+
+
+def test_there_is_a_limit_of_versions_per_name() -> None:
+    routes = Routes()
+    services = offered(*(f"calc@1.{minor}.0" for minor in range(MAX_VERSIONS + 1)))
+    assert [routes.add(service) for service in services] == [True] * MAX_VERSIONS + [False]
+    assert routes.add(services[0])
+    assert routes.add(*offered("other@1.0.0"))
+    routes.remove(services[-1])
+    routes.remove(services[0])
+    assert routes.add(services[-1])
 
 
 def test_a_range_is_found_anew_when_versions_come_and_go() -> None:
@@ -203,12 +238,12 @@ def test_a_range_is_found_anew_when_versions_come_and_go() -> None:
 )
 def test_an_unreadable_range_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="no range of versions"):
-        Routes().check(f"calc@{text}")
+        Routes().read(f"calc@{text}")
 
 
 @pytest.mark.parametrize("name", ["calc", "calc@", "calc@^1", "calc@1.2.3", "@scope/calc", "files.*", "calc@*"])
 def test_other_names_are_not(name: str) -> None:
-    Routes().check(name)
+    Routes().read(name)
 
 
 def test_a_range_that_would_take_long_to_read_is_refused() -> None:
@@ -245,6 +280,7 @@ def test_names_with_a_prefix(changes: list[tuple[bool, str]], prefix: str) -> No
         (names.add if add else names.discard)(name)
         (plain.add if add else plain.discard)(name)
     assert names.beginning_with(prefix) == sorted(name for name in plain if name.startswith(prefix))
+    assert names.count(prefix) == len(names.beginning_with(prefix))
     assert len(names) == len(plain)
     assert all(name in names for name in plain)
 
@@ -546,6 +582,32 @@ def test_an_expired_request_is_not_moved(stage: Stage) -> None:
     assert given_to(worker) == []
     assert [error.reason for error in client.take(c.Error)] == ["deadline-exceeded"]
     assert stage.service("files.*").counters.expired == 1
+
+
+def test_a_worker_with_too_many_versions_of_one_name_is_cut_off(stage: Stage) -> None:
+    worker = stage.worker(*(f"calc@1.{minor}.0" for minor in range(MAX_VERSIONS)))
+    assert not worker.dropped
+    other = stage.worker("echo", name="other")
+    other.send(c.Slots("calc@2.0.0", 1))
+    assert other.goodbye == c.Goodbye(
+        f"{MAX_VERSIONS} versions of 'calc@2.0.0' are known, this broker takes no more", True
+    )
+    assert "calc@2.0.0" not in names(stage)
+
+
+def test_ranges_that_nobody_can_serve_are_limited_in_number() -> None:
+    stage = Stage()
+    client = stage.client()
+    client.send(*(ask(id, f"calc@>{id}") for id in range(1, MAX_RANGES + 3)))
+    assert [(error.id, error.reason) for error in client.take(c.Error)] == [
+        (MAX_RANGES + 1, "overloaded"),
+        (MAX_RANGES + 2, "overloaded"),
+    ]
+    client.send(ask(2_000, "other@^1"), ask(2_001, "calc@>1"))
+    assert client.take(c.Error) == []
+    stage.advance(2.0)
+    assert len(client.take(c.Error)) == MAX_RANGES + 2
+    check_books(stage.broker, stage.settings)
 
 
 def test_names_that_a_wildcard_serves_take_no_room_in_the_table() -> None:

@@ -13,6 +13,7 @@ from .directory import Directory
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
 from .recovery import Recovery
+from .routing import MAX_RANGES, VERSION
 from .service import Service
 from .session import Session
 
@@ -89,13 +90,15 @@ class ClientCommands(Recovery):
 
         Raises:
             InvalidArgument: its name has a range in it that can't be read.
-            Overloaded: there are too many services.
+            Overloaded: there are too many services, or too many ranges of one.
         """
         name = request.service
         service = self._find(name, request.worker) or self._services.get(name)
         if service is not None:
             return service
-        self._routes.check(name)
+        parts = self._routes.read(name)
+        if parts is not None and self._lacking.count(parts[0] + VERSION) >= MAX_RANGES:
+            raise self._overloaded(f"requests for {MAX_RANGES:,} ranges of {parts[0]!r} wait for a version of it")
         service = self._service(name)
         if service is None:
             known = f"{self.settings.broker_services:,} services are known"

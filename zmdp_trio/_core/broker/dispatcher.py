@@ -121,12 +121,15 @@ class Dispatcher(ABC):
         self._move(job, service)
         self._dispatch(job, now, accepted=True)
 
-    def _seek_all(self, prefix: str, now: float) -> None:
-        """Somebody offers what names with this prefix may stand for: let those go there that wait in vain."""
+    def _seek_all(self, offer: Offer, prefix: str, now: float) -> None:
+        """A worker offers what names with this prefix may stand for: let those go there that wait in vain."""
         for name in self._lacking.beginning_with(prefix):
+            if not self._routes.fits(offer.service, name):
+                continue
             service = self._services[name]
             for job in in_order(service.queued_jobs()):
-                if self._server_of(job) not in (None, service):
+                suitable = job.wanted in (None, offer.session.name)
+                if suitable and self._server_of(job) not in (None, service):
                     self._seek(job, now)
             if not service.queued:
                 self._lacking.discard(name)

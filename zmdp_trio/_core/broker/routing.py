@@ -19,10 +19,16 @@ from ..._errors import InvalidArgument
 from .service import Service
 
 #: Comparisons in one range: a client's words must not cost much more than the next one's.
-MAX_COMPARISONS: Final = 8
+MAX_COMPARISONS: Final = 6
 #: Ranges whose meaning is remembered, and for each name with versions, those whose services are.
 MAX_REMEMBERED: Final = 1_000
 
+#: Versions of one name that are offered, or lately were, and ranges of it that are waited for though none is there.
+MAX_VERSIONS: Final = 64
+MAX_RANGES: Final = 500
+
+#: No name has a character behind this one.
+LAST: Final = "\U0010ffff"
 WILDCARD: Final = "*"
 VERSION: Final = "@"
 
@@ -34,11 +40,12 @@ def split(name: str) -> tuple[str, str] | None:
 
 
 def read_version(text: str) -> Version | None:
-    """Return the version that is written out in full; None if none is."""
+    """Return the version that is written out in full, and in no other way than semver.org has it; None if none is."""
     try:
-        return Version(text)
+        version = Version(text)
     except ValueError:
         return None
+    return version if str(version) == text else None
 
 
 def read_range(text: str) -> NpmSpec | None:
@@ -66,8 +73,8 @@ class _Versions:
         #: By range, what was found before.
         self._satisfying: dict[str, list[Service]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._offered)
+    def __len__(self) -> int:
+        return len(self._offered)
 
     def add(self, version: Version, service: Service) -> None:
         self._offered.append((version, service))
@@ -92,7 +99,8 @@ class Routes:
     """The wildcards and versions that workers offer, or lately offered: a service that is forgotten is removed."""
 
     def __init__(self) -> None:
-        self._known: dict[Service, None] = {}
+        #: With the version, None for a wildcard.
+        self._known: dict[Service, Version | None] = {}
         self._wildcards: dict[str, Service] = {}
         self._lengths: Counter[int] = Counter()
         #: How long the wildcards' prefixes are, longest first.
@@ -103,26 +111,43 @@ class Routes:
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, service: Service) -> str | None:
-        """Note a service that is offered; return what the names that it may serve begin with, None for a plain one."""
-        name = service.name
-        parts = split(name)
+    def add(self, service: Service) -> bool:
+        """Note a service that is offered, if it is a wildcard or a version; False if there are too many versions."""
+        if service in self._known:
+            return True
+        parts = split(service.name)
         if parts is not None:
             version = read_version(parts[1])
-            if version is None:
-                return None
-            if service not in self._known:
-                self._known[service] = None
-                self._versions.setdefault(parts[0], _Versions()).add(version, service)
-            return parts[0] + VERSION
-        if not name.endswith(WILDCARD):
-            return None
-        prefix = name.removesuffix(WILDCARD)
-        if service not in self._known:
+            return version is None or self._add_version(parts[0], version, service)
+        if service.name.endswith(WILDCARD):
+            prefix = service.name.removesuffix(WILDCARD)
             self._known[service] = None
             self._wildcards[prefix] = service
             self._count(len(prefix), 1)
-        return prefix
+        return True
+
+    def _add_version(self, base: str, version: Version, service: Service) -> bool:
+        versions = self._versions.setdefault(base, _Versions())
+        if len(versions) >= MAX_VERSIONS:
+            return False
+        self._known[service] = version
+        versions.add(version, service)
+        return True
+
+    def prefix(self, service: Service) -> str | None:
+        """Return what the names begin with that a service may serve beside its own; None if there are no such names."""
+        if service not in self._known:
+            return None
+        parts = split(service.name)
+        return service.name.removesuffix(WILDCARD) if parts is None else parts[0] + VERSION
+
+    def fits(self, service: Service, name: str) -> bool:
+        """Whether a service may serve a name that begins with its prefix."""
+        version, parts = self._known[service], split(name)
+        if version is None or parts is None:
+            return version is parts and not name.endswith(WILDCARD)
+        range = self._range(parts[1])
+        return range is not None and bool(range.match(version))
 
     def remove(self, service: Service) -> None:
         """Forget a service, if it is one of these."""
@@ -183,15 +208,16 @@ class Routes:
             return next((service for service in serving if service.has_slot(wanted)), serving[0])
         return serving[0] if serving else None
 
-    def check(self, name: str) -> None:
-        """Make sure that the range in a name can be read.
+    def read(self, name: str) -> tuple[str, str] | None:
+        """Return a name's base and its range; None for a plain one.
 
         Raises:
-            InvalidArgument: it can't.
+            InvalidArgument: the range can't be read.
         """
         parts = split(name)
         if parts is not None and self._range(parts[1]) is None:
             raise InvalidArgument(f"{parts[1][:80]!r} is no range of versions, such as ^1.2 or >=1.0 <3")
+        return parts
 
     def _range(self, text: str) -> NpmSpec | None:
         if text not in self._ranges:
@@ -222,6 +248,10 @@ class Names:
         """Take a name out, if it is in."""
         if name in self:
             del self._sorted[bisect_left(self._sorted, name)]
+
+    def count(self, prefix: str) -> int:
+        """Return how many names have a prefix."""
+        return bisect_left(self._sorted, prefix + LAST) - bisect_left(self._sorted, prefix)
 
     def beginning_with(self, prefix: str) -> list[str]:
         """Return the names with a prefix, in order."""

@@ -13,6 +13,7 @@ from .dispatcher import Dispatcher
 from .job import Job, JobInput, JobState
 from .keys import KeyedClient
 from .legacy import GiveUp
+from .routing import MAX_VERSIONS
 from .service import Offer
 from .session import Session
 
@@ -177,10 +178,10 @@ class WorkerCommands(Dispatcher):
         added = {self._add_offer(session, each): each for each in offers}
         for offer in added:
             self._feed(offer, now)
-        prefixes = [self._routes.add(offer.service) for offer in added]
-        for prefix in prefixes:
+        for offer in added:
+            prefix = self._routes.prefix(offer.service)
             if prefix is not None:
-                self._seek_all(prefix, now)
+                self._seek_all(offer, prefix, now)
         for offer, each in added.items():
             if not each.slots:
                 # It has other brokers too.
@@ -198,6 +199,9 @@ class WorkerCommands(Dispatcher):
             service = self._service(each.service)
             if service is None:
                 raise ProtocolError(f"{self.settings.broker_services:,} services are known, this broker takes no more")
+            if not self._routes.add(service):
+                self._forget_service(service)
+                raise ProtocolError(f"{MAX_VERSIONS} versions of {each.service!r} are known, this broker takes no more")
             offer = session.offers[each.service] = Offer(session, service)
             service.add_offer(offer)
             self._timers.cancel(service)
