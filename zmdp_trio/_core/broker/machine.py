@@ -22,6 +22,7 @@ from .arrivals import LegacyArrivals, is_ours
 from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
+from .directory import Directory
 from .job import Job
 from .legacy import Due, LegacyPeer
 from .recovery import Recovery
@@ -56,6 +57,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self.name = name
         self.protocols = protocols
         self.epoch = epoch
+        self._directory = Directory(name, self._services, self._routes)
         self._peers: dict[bytes, Session] = {}
         self._sessions: dict[Any, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()
@@ -244,8 +246,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._welcome(session)
         if self.draining:
             session.link.put(c.Drain())
-        for offer in hello.offers or ():
-            self._on_slots(session, c.Slots(offer.service, offer.slots), now)
+        if hello.offers:
+            self._on_offers(session, hello.offers, now)
         self._expect_beats(now)
 
     def _welcome(self, session: Session) -> None:

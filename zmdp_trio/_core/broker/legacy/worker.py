@@ -269,7 +269,7 @@ class LegacyWorker(LegacyPeer):
             self._find(*self._end(held, c.Error(request.id, Code.INVALID_ARGUMENT.value, "", message)))
             return
         told = options.for_worker(request) if self.dialect.concurrent else b""
-        self.say(m.Request(body, service=request.service, id=id, client=client, options=told))
+        self.say(m.Request(body, service=request.asked or request.service, id=id, client=client, options=told))
 
     def _say_body(self, request: c.Request) -> Sequence[Frame]:
         assert request.body is not None
