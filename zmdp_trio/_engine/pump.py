@@ -60,7 +60,8 @@ class Engine(ABC):
         self._sleeper: trio.lowlevel.Task | None = None
         #: Somebody called `wake` while nobody slept.
         self._woken = False
-        self._life = trio.CancelScope()
+        #: Ended by `close` alone: what is cancelled around us has its last words to say.
+        self._life = trio.CancelScope(shield=True)
         self._closed = False
         self._scope = trio.CancelScope()
 
