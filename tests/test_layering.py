@@ -37,6 +37,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_service": SHELL,
     "_request": SHELL,
     "_handlers": SHELL,
+    "_gateway": SHELL,
+    "_rep": SHELL,
     "_crew": (),
 }
 SHELLS = [name for name, allowed in LAYERS.items() if allowed is SHELL]
