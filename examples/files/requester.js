@@ -4,7 +4,7 @@
 //
 //     node requester.js PATH [ENDPOINT]
 
-const zmq = require('zeromq/v5-compat'); // or require('zmq'), where the old module is installed
+const zmq = require('zmq');
 
 const [path, endpoint = 'tcp://127.0.0.1:60401'] = process.argv.slice(2);
 const count = 5;
