@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmdp_trio._core.gateway import EXCHANGE_BYTES, MAX_SHUNNED, Exchange, Fate, GatewayMachine
+from zmdp_trio._core.gateway import Exchange, Fate, GatewayMachine
+from zmdp_trio._core.gateway.machine import EXCHANGE_BYTES, MAX_SHUNNED
 from zmdp_trio._errors import ProtocolError
 from zmdp_trio._settings import MIB, Overrides, settings_with
 from zmdp_trio._wire import commands as c
