@@ -37,6 +37,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_service": SHELL,
     "_request": SHELL,
     "_handlers": SHELL,
+    "_gateway": SHELL,
+    "_rep": SHELL,
     "_crew": (),
     # A broker's opposite: it shares nothing with ours but frames and sockets.
     "conformance": ("_errors", "_chance", "_wire", "_transport", "conformance"),
