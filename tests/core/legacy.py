@@ -138,6 +138,9 @@ def code_of(reply: Any) -> str:
 
 def is_at_rest(stage: Stage) -> None:
     """Make sure that nobody's request is anywhere, and that what is kept for requests is gone."""
+    for speaker in stage.speakers:
+        speaker.link.acknowledge()
+    stage.flush()
     check_counters(stage.broker)
     assert all(held == (0, 0, 0) for held in stage.held().values())
     assert stage.broker.memory == 0
