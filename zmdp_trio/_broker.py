@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import NoReturn, Unpack
@@ -13,7 +13,7 @@ import trio
 from ._chance import chance
 from ._core.broker import BrokerMachine, Counters, Service
 from ._engine import BrokerEngine, transport_options
-from ._names import peer_name
+from ._names import peer_name, protocol_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._transport import Port, listen
@@ -78,11 +78,11 @@ class Broker:
         endpoints: where it listens, wildcards resolved.
     """
 
-    def __init__(self, port: Port, name: str, settings: Settings) -> None:
+    def __init__(self, port: Port, name: str, settings: Settings, protocols: Collection[str] | None = None) -> None:
         self.name = name
         self.settings = settings
         self.endpoints = port.endpoints
-        self._machine = BrokerMachine(name=name, epoch=chance().randbytes(8), settings=settings)
+        self._machine = BrokerMachine(name=name, epoch=chance().randbytes(8), settings=settings, protocols=protocols)
         self._engine = BrokerEngine(self._machine, port, self._act)
         self._idle = trio.Event()
 
@@ -157,6 +157,7 @@ def _statistics_of(services: Sequence[Service], past: Counters | None = None) ->
 async def open_broker(
     *endpoints: str,
     name: str | None = None,
+    protocols: Collection[str] | None = None,
     settings: Settings | None = None,
     **overrides: Unpack[Overrides],
 ) -> AsyncIterator[Broker]:
@@ -166,14 +167,19 @@ async def open_broker(
         endpoints: where to listen, all at once: `tcp://127.0.0.1:5555`, `tcp://127.0.0.1:*`, `ipc:///run/zmdp`,
             `inproc://name`, `memory://name`.
         name: what peers and logs call it; by default random.
+        protocols: the dialects that are understood; by default all, each peer's told by its first message: `zmdp/1`,
+            `mdp/0.1`, `mdp/0.2`, `mdp/0.2+empty`, `majortomo`, `omdp`, `pigato`.
         settings: limits and intervals; `overrides` replaces some, such as `heartbeat=1`.
 
     Raises:
         EndpointError: an endpoint can't be bound.
+        ValueError: a protocol is unknown.
     """
     all_settings = settings_with(settings, **overrides)
     name = peer_name(name, "broker")
-    broker = Broker(listen(*endpoints, options=transport_options(all_settings)), name, all_settings)
+    if protocols is not None:
+        protocols = frozenset(map(protocol_name, protocols))
+    broker = Broker(listen(*endpoints, options=transport_options(all_settings)), name, all_settings, protocols)
     async with open_plain_nursery() as nursery:
         nursery.start_soon(broker._engine.run)
         try:
@@ -187,6 +193,7 @@ async def open_broker(
 async def serve_broker(
     *endpoints: str,
     name: str | None = None,
+    protocols: Collection[str] | None = None,
     settings: Settings | None = None,
     task_status: trio.TaskStatus[Broker] = trio.TASK_STATUS_IGNORED,
     **overrides: Unpack[Overrides],
@@ -195,7 +202,7 @@ async def serve_broker(
 
     Args and errors are those of `open_broker`.
     """
-    async with open_broker(*endpoints, name=name, settings=settings, **overrides) as broker:
+    async with open_broker(*endpoints, name=name, protocols=protocols, settings=settings, **overrides) as broker:
         task_status.started(broker)
         await trio.sleep_forever()
     raise AssertionError("unreachable")

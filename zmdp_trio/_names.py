@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ._chance import chance
 from ._wire.commands import MAX_NAME
+from ._wire.majordomo import DIALECTS
+from ._wire.zmdp1 import NAME
 
 
 def peer_name(name: str | None, kind: str) -> str:
@@ -35,3 +37,14 @@ def distinct(brokers: tuple[str, ...]) -> tuple[str, ...]:
         if not isinstance(endpoint, str):
             raise TypeError(f"an endpoint is a string such as tcp://127.0.0.1:5555, not {endpoint!r}")
     return tuple(dict.fromkeys(brokers))
+
+
+def protocol_name(protocol: str) -> str:
+    """Return the name of a protocol that we speak.
+
+    Raises:
+        ValueError: it is none; the known ones are listed.
+    """
+    if protocol != NAME and protocol not in DIALECTS:
+        raise ValueError(f"{protocol!r} is no protocol that we know: {', '.join((NAME, *DIALECTS))}")
+    return protocol

@@ -32,6 +32,11 @@ def _count(_: Any, attribute: attrs.Attribute[int], value: int) -> None:
         raise ValueError(f"{attribute.name} must be a whole number, 1 or more, not {value!r}")
 
 
+def _switch(_: Any, attribute: attrs.Attribute[bool], value: bool) -> None:
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        raise ValueError(f"{attribute.name} must be True or False, not {value!r}")
+
+
 def _of(who: str, unit: str = "") -> dict[str, str]:
     """Note whose a setting is: "b" the broker's, "w" the worker's, "c" the client's; and whether it counts bytes."""
     return {"who": who, "unit": unit}
@@ -88,6 +93,15 @@ class Settings:
     max_headers: int = attrs.field(default=16 * KIB, validator=_count, metadata=_of("bc", "bytes"))
     #: Bytes (UTF-8) in the longest service name.
     max_service_name: int = attrs.field(default=255, validator=_count, metadata=_of("bc", "bytes"))
+    #: How long a request of an MDP client waits for its service to appear: it expects to be queued.
+    legacy_wait: float = attrs.field(default=60.0, validator=_seconds, metadata=_of("b"))
+    #: How long a worker of an older dialect, which can't beat while it works, may be busy without a sign of life;
+    #: 0 for no longer than an idle one.
+    legacy_busy: float = attrs.field(default=900.0, validator=_seconds, metadata=_of("b"))
+    #: Bytes that such a worker may send beyond what the caller of a request reads, before the request ends.
+    legacy_buffer: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("b", "bytes"))
+    #: Whether an MDP client, whose protocol has no errors, gets one as its last reply; else it gets nothing.
+    mdp_errors: bool = attrs.field(default=True, validator=_switch, metadata=_of("b"))
     #: How long a drain lets what runs go on.
     drain_grace: float = attrs.field(default=30.0, validator=_seconds, metadata=_of("bw"))
     #: How long a worker's event loop may be blocked before that is logged; `math.inf` for never.
@@ -140,6 +154,10 @@ class Overrides(TypedDict, total=False):
     max_message: int
     max_headers: int
     max_service_name: int
+    legacy_wait: float
+    legacy_busy: float
+    legacy_buffer: int
+    mdp_errors: bool
     drain_grace: float
     blocked_after: float
     hung_after: float

@@ -350,6 +350,10 @@ class Stage:
         while moved:
             moved = False
             for broker in self.brokers.values():
+                if broker.deadline == -math.inf:
+                    # At once: a link has found something out by itself.
+                    broker.handle_timer(now=self.now)
+                    moved = True
                 for peer, frames in outgoing(broker.take_dirty()):
                     moved = True
                     if peer in self.ends:

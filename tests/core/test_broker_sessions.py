@@ -120,7 +120,7 @@ def test_a_greeting_that_will_not_do_is_refused_with_the_reason(greeting: c.Hell
     assert stage.services() == []
 
 
-@pytest.mark.parametrize("frames", [[], [b""], [b"MDPC02", b"x"], [zmdp1.MAGIC, b"\xc1"]])
+@pytest.mark.parametrize("frames", [[], [b""], [b"MDPC03", b"x"], [zmdp1.MAGIC, b"\xc1"]])
 def test_who_speaks_something_else_is_refused(frames: list[bytes]) -> None:
     stage = Stage()
     peer = stranger(stage)

@@ -10,6 +10,7 @@ from stage import BROKER, FakeBroker, Speaker, Stage, ask, check_counters, hello
 from zmdp_trio._core.broker import recovery
 from zmdp_trio._core.broker.session import Session
 from zmdp_trio._core.client import ClientMachine
+from zmdp_trio._core.link import Ledger
 from zmdp_trio._core.shared import fingerprint
 from zmdp_trio._core.worker import Counters, WorkerEvent, WorkerMachine
 from zmdp_trio._core.worker import recovery as worker_recovery
@@ -25,7 +26,7 @@ PAYLOAD = fingerprint(ask(0, body=b"?"))
 
 def digest(name: str) -> bytes:
     """What a client of this name is known by to workers."""
-    return Session(hello(name), [], {}).digest
+    return Session.of(hello(name), [], {}, Ledger(), Settings()).digest
 
 
 def after_restart(**settings: Any) -> tuple[Stage, Speaker, Speaker]:

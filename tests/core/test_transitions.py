@@ -14,6 +14,7 @@ from zmdp_trio._core.broker import job as jobs
 from zmdp_trio._core.broker.service import Service
 from zmdp_trio._core.broker.session import Session
 from zmdp_trio._core.client import call as calls
+from zmdp_trio._core.link import Ledger
 from zmdp_trio._core.uplink import Identity, Uplink
 from zmdp_trio._core.worker import Counters
 from zmdp_trio._core.worker import execution as executions
@@ -29,7 +30,7 @@ def an_uplink() -> Uplink:
 
 
 def a_job() -> jobs.Job:
-    client = Session(hello(), [], {})
+    client = Session.of(hello(), [], {}, Ledger(), DEFAULTS)
     return jobs.Job(1, client, client, Service("echo"), REQUEST, 1, 0.0)
 
 
@@ -116,8 +117,8 @@ def test_what_a_last_state_takes(name: str, state: enum.IntEnum, expected: Any) 
         (a_job(), "<Job 1 of 'echo' QUEUED>"),
         (calls.Call(REQUEST), "<Call 0 of 'echo' NEW>"),
         (executions.Execution(REQUEST, an_uplink(), Counters(), 0.0), "<Execution 1 of 'echo' RUNNING>"),
-        (Session(hello("anna"), [], {}), "<Session anna client requests=0 held=0>"),
-        (Session(hello("otto", "echo"), [], {}), "<Session otto worker requests=0 held=0>"),
+        (Session.of(hello("anna"), [], {}, Ledger(), DEFAULTS), "<Session anna client requests=0 held=0>"),
+        (Session.of(hello("otto", "echo"), [], {}, Ledger(), DEFAULTS), "<Session otto worker requests=0 held=0>"),
         (Service("echo"), "<Service 'echo' queued=0 running=0 workers=0>"),
     ],
 )

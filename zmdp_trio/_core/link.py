@@ -11,6 +11,7 @@ A sender stops at `WINDOW` unacknowledged bytes or batches: that bounds what it 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,6 +66,13 @@ class Link:
     `put` commands; as long as `next_batch` returns a message, offer it to the transport, and say `batch_sent` when
     that took it.  `receive` returns the commands that a message brought.
     """
+
+    #: Seconds of silence after which the other side is gone: ZMTP's heartbeats see to that.
+    patience = math.inf
+    #: A session may come back over another connection.
+    may_return = True
+    #: Single requests have heartbeats of their own.
+    request_beats = False
 
     __slots__ = (
         "_asked",

@@ -16,12 +16,14 @@ class Timers(Generic[K]):
     `set` and `cancel` cost a dict operation, and a heap push at most.
     """
 
-    __slots__ = ("_count", "_heap", "_when")
+    __slots__ = ("_count", "_heap", "_when", "now")
 
     def __init__(self) -> None:
         self._when: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._count = 0
+        #: What time it is, for those who share these timers: their machine keeps it so.
+        self.now = 0.0
 
     def __len__(self) -> int:
         return len(self._when)

@@ -16,6 +16,8 @@ from .._errors import ProtocolError
 from . import commands as c
 from .frames import UNREADABLE, Frame, Frames
 
+#: As `protocol=` takes it.
+NAME = "zmdp/1"
 MAGIC = b"ZMDP\x01"
 
 #: Bodies above this many bytes travel in a frame of their own.

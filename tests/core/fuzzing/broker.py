@@ -9,6 +9,7 @@ import attrs
 from stage import check_counters, session_id
 
 from zmdp_trio._core.broker import BrokerMachine
+from zmdp_trio._core.link import Link
 
 from .mistakes import Commands
 from .target import EPOCH, LIMITS, SERVICES, SETTINGS, Target
@@ -68,6 +69,7 @@ class BrokerTarget(Target):
         if session is None:
             commands = self._greeting(peer)
         else:
+            assert isinstance(session.link, Link)
             commands = [self._batch(session.link)]
             for _ in range(self.random.choice((1, 1, 2, 5))):
                 commands.append(self._from_worker(session, bodies) if peer.is_worker else self._from_client(session))
@@ -80,7 +82,7 @@ class BrokerTarget(Target):
         random = self.random
         session = session_id(peer.name) if random.random() < 0.9 else random.randbytes(16)
         known = self._broker._sessions.get(session)
-        received = known.link.sent if known is not None else 0
+        received = known.link.sent if known is not None and isinstance(known.link, Link) else 0
         epoch = random.choice((EPOCH, EPOCH, b"", b"other"))
         offers = [[name, random.randint(0, 4)] for name in SERVICES] if peer.is_worker else None
         return [[0, 0, received], [1, 1, session, peer.name, epoch, LIMITS, 2.5, [], offers]]

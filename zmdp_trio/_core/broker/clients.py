@@ -162,6 +162,8 @@ class ClientCommands(Recovery):
             job = session.requests.get(held.id)
             if job is not None and held.left is not None:
                 self._move_time_left(job, held.left, now)
+            elif isinstance(job, Job) and job.offer is not None and session.link.request_beats:
+                job.offer.session.link.put_heartbeat(job.id)
 
     def _move_time_left(self, job: Job | Caller | Claim, left: float, now: float) -> None:
         """A client moves a deadline: its own, which may be one of many."""

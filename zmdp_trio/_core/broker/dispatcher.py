@@ -131,7 +131,7 @@ class Dispatcher(ABC):
     def _await_worker(self, job: Job, now: float) -> None:
         """Watch a queued job's deadline, and if no worker is there for it, the wait for one to appear."""
         served = job.service.served(job)
-        job.appear = math.inf if served else max(now + self.settings.appear, self._recovery_ends)
+        job.appear = math.inf if served else max(now + job.owner.appear, self._recovery_ends)
         self._timers.set(job, min(job.deadline, job.appear))
 
     def _feed(self, offer: Offer, now: float) -> None:

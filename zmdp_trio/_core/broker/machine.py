@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from ..._errors import ProtocolError
@@ -18,10 +18,12 @@ from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
+from .arrivals import LegacyArrivals
 from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
 from .job import Job
+from .legacy import Due, LegacyPeer
 from .recovery import Recovery
 from .service import Service
 from .session import Session
@@ -33,19 +35,29 @@ MAX_SHUNNED = 10_000
 MAX_DROPPED: Final = 1_000
 
 
-class BrokerMachine(ClientCommands, WorkerCommands):
+class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
     """Sessions, jobs, and services.
 
     The engine calls `receive`, `lost`, `handle_timer`; then sends what the links in `take_dirty` hold.
     """
 
-    def __init__(self, *, name: str, epoch: bytes, settings: Settings) -> None:
-        """Make a broker's machine; `epoch` is random, and new with every start."""
+    def __init__(
+        self, *, name: str, epoch: bytes, settings: Settings, protocols: Collection[str] | None = None
+    ) -> None:
+        """Make a broker's machine.
+
+        Args:
+            name: what peers know it as.
+            epoch: random, and new with every start.
+            settings: intervals and limits.
+            protocols: the dialects that it understands, `zmdp/1` among them or not; None for all.
+        """
         super().__init__(settings)
         self.name = name
+        self.protocols = protocols
         self.epoch = epoch
         self._peers: dict[bytes, Session] = {}
-        self._sessions: dict[bytes, Session] = {}
+        self._sessions: dict[Any, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()
         self._next_beat = math.inf
         self._dropped: list[tuple[str, str]] = []
@@ -66,7 +78,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         if session is None:
             self._receive_greeting(peer, frames, now)
             return
-        session.heard = self._keys.now = now
+        session.heard = self._timers.now = self._keys.now = now
         try:
             handlers = session.handlers
             for command in session.link.receive(frames):
@@ -77,7 +89,10 @@ class BrokerMachine(ClientCommands, WorkerCommands):
                 if session.ended:
                     return
         except ProtocolError as error:
-            self._drop(session, str(error), now)
+            if isinstance(session.link, LegacyPeer):
+                self._blame_legacy(session, frames, str(error), now)
+            else:
+                self._drop(session, str(error), now)
         if not session.is_worker and session.link.outbox_bytes > 2 * self.settings.outbox:
             # What waits for a worker is what clients sent: it gets no more work, and keeps what it has.
             self._drop(session, "it does not read what it asked for", now)
@@ -89,11 +104,12 @@ class BrokerMachine(ClientCommands, WorkerCommands):
     def lost(self, peer: bytes, *, now: float) -> None:
         """A peer's connection is gone: a worker's jobs at once, a client's session unless it comes back in time."""
         self._shunned.pop(peer, None)
+        self._timers.now = now
         session = self._peers.pop(peer, None)
         if session is None:
             return
         session.link.close()
-        if session.is_worker:
+        if session.is_worker or not session.link.may_return:
             self._end_session(session, now)
         else:
             back = max(now, session.heard + self.settings.silence)
@@ -106,10 +122,13 @@ class BrokerMachine(ClientCommands, WorkerCommands):
 
     def handle_timer(self, *, now: float) -> None:
         """Do what is due."""
+        self._timers.now = self._keys.now = now
         if now >= self._next_beat:
             self._beat(now)
         for key in self._timers.pop_due(now):
-            if isinstance(key, Job):
+            if isinstance(key, Due):
+                self._obey(key, now)
+            elif isinstance(key, Job):
                 self._on_job_timer(key, now)
             elif isinstance(key, Session):
                 self._end_session(key, now)
@@ -171,6 +190,9 @@ class BrokerMachine(ClientCommands, WorkerCommands):
     def _receive_greeting(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
         if peer in self._shunned:
             return
+        if frames and frames[0] != zmdp1.MAGIC:
+            self._receive_legacy(peer, frames, now)
+            return
         try:
             commands, skipped = zmdp1.decode(frames)
             self._skipped += skipped
@@ -180,11 +202,13 @@ class BrokerMachine(ClientCommands, WorkerCommands):
                 return
             if not isinstance(hello, c.Hello):
                 raise ProtocolError("greet first")
+            if self.protocols is not None and zmdp1.NAME not in self.protocols:
+                raise ProtocolError(self._only)
             if hello.version != c.VERSION:
                 raise ProtocolError(f"version {hello.version} is not supported, this broker speaks {c.VERSION}")
             if not 16 <= len(hello.session) <= c.MAX_NAME or len(hello.name.encode()) > c.MAX_NAME:
                 raise ProtocolError(f"a session id has 16 to {c.MAX_NAME} bytes, a name at most as many")
-            if len(self._sessions) >= self.settings.broker_sessions and hello.session not in self._sessions:
+            if hello.session not in self._sessions and not self._has_room():
                 self._turn_away(peer)
                 return
             self._greet(peer, hello, commands[0].received, now)
@@ -206,7 +230,8 @@ class BrokerMachine(ClientCommands, WorkerCommands):
         if session is not None and not resumed:
             self._end_session(session, now)
         if session is None or not resumed:
-            session = Session(hello, self._dirty, CLIENT if hello.offers is None else WORKER, self._ledger)
+            handlers = self._handlers(is_worker=hello.offers is not None)
+            session = Session.of(hello, self._dirty, handlers, self._ledger, self.settings)
             self._sessions[hello.session] = session
             received = 0
         self._timers.cancel(session)
@@ -219,7 +244,7 @@ class BrokerMachine(ClientCommands, WorkerCommands):
             session.link.put(c.Drain())
         for offer in hello.offers or ():
             self._on_slots(session, c.Slots(offer.service, offer.slots), now)
-        self._next_beat = min(self._next_beat, now + self.settings.heartbeat)
+        self._expect_beats(now)
 
     def _welcome(self, session: Session) -> None:
         welcome = c.Welcome(
@@ -231,7 +256,17 @@ class BrokerMachine(ClientCommands, WorkerCommands):
             heartbeat=self.settings.heartbeat,
             features=[],
         )
+        assert isinstance(session.link, Link)
         session.link.put_uncounted(welcome, received=session.link.received)
+
+    def _has_room(self) -> bool:
+        return len(self._sessions) < self.settings.broker_sessions
+
+    def _handlers(self, *, is_worker: bool) -> dict[type[c.Command], Any]:
+        return WORKER if is_worker else CLIENT
+
+    def _expect_beats(self, now: float) -> None:
+        self._next_beat = min(self._next_beat, now + self.settings.heartbeat)
 
     def _turn_away(self, peer: bytes) -> None:
         """Too many peers are here: tell one to come again later."""
@@ -263,6 +298,9 @@ class BrokerMachine(ClientCommands, WorkerCommands):
 
     def _drop(self, session: Session, reason: str, now: float) -> None:
         """A peer broke the protocol, or does not read: forget it, tell it once, ignore it."""
+        if isinstance(session.link, LegacyPeer):
+            self._dismiss_legacy(session, reason, now)
+            return
         peer = session.link.peer
         self._end_session(session, now)
         if peer is not None:
@@ -298,9 +336,11 @@ class BrokerMachine(ClientCommands, WorkerCommands):
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + self.settings.heartbeat if self._sessions else math.inf
-        for session in self._sessions.values():
+        for session in list(self._sessions.values()):
             if session.link.opened:
                 session.link.beat()
+                self._beat_requests(session)
+                self._check_life(session, now)
 
     # ---- from clients and workers
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ..._wire.commands import Command, Hello
+from ..._settings import Settings
+from ..._wire.commands import Command, Hello, Limits
 from ..link import Ledger, Link
 from ..shared import Origin
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from .claims import Claim, Holding
     from .job import Job
     from .keys import Caller
+    from .legacy import LegacyPeer
     from .service import Offer
 
 
@@ -26,6 +29,7 @@ class Session:
         holdings: what it has of the last broker's requests and nobody has claimed, by origin.
         digest: what its requests are known by to workers: the same with every broker, and it does not tell the id.
         offers: what it serves, by service.
+        appear: seconds that its requests wait for a service to appear.
         heard: when its last message came.
         choked: too much is queued for it: it gets no more work for the time being.
         answers: commands that it had answered since nothing was queued for it.
@@ -33,6 +37,7 @@ class Session:
 
     __slots__ = (
         "answers",
+        "appear",
         "choked",
         "digest",
         "drained",
@@ -53,16 +58,26 @@ class Session:
     )
 
     def __init__(
-        self, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any], ledger: Ledger | None = None
+        self,
+        id: Hashable,
+        name: str,
+        limits: Limits,
+        link: Link | LegacyPeer,
+        handlers: dict[type[Command], Any],
+        *,
+        is_worker: bool,
+        secret: bytes,
+        appear: float,
     ) -> None:
-        """Make a session; `ledger` is for what waits for clients: for a worker it is requests, which count already."""
-        self.id = hello.session
-        self.digest = blake2b(hello.session, digest_size=16).digest()
-        self.name = hello.name
-        self.limits = hello.limits
+        """Make a session; `secret` is what its digest is made of."""
+        self.id = id
+        self.digest = blake2b(secret, digest_size=16).digest()
+        self.name = name
+        self.limits = limits
         self.handlers = handlers
-        self.is_worker = hello.offers is not None
-        self.link = Link(dirty, None if self.is_worker else ledger)
+        self.is_worker = is_worker
+        self.link = link
+        self.appear = appear
         self.requests: dict[int, Job | Caller | Claim] = {}
         self.held: dict[int, Job] = {}
         self.holdings: dict[Origin, Holding] = {}
@@ -76,6 +91,29 @@ class Session:
         self.resumed = False
         self.choked = False
         self.answers = 0
+
+    @classmethod
+    def of(
+        cls, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any], ledger: Ledger, settings: Settings
+    ) -> Session:
+        """Return the session that a peer of our own asks for.
+
+        Args:
+            dirty: where its link enters itself when it has something to send.
+            handlers: what its commands do.
+            ledger: of what waits for clients: for a worker it is requests, which count already.
+        """
+        is_worker = hello.offers is not None
+        return cls(
+            hello.session,
+            hello.name,
+            hello.limits,
+            Link(dirty, None if is_worker else ledger),
+            handlers,
+            is_worker=is_worker,
+            secret=hello.session,
+            appear=settings.appear,
+        )
 
     def __repr__(self) -> str:
         return f"<Session {self.name} {self.role} requests={len(self.requests)} held={len(self.held)}>"

@@ -10,6 +10,7 @@ from ..link import weight
 from .dispatcher import Dispatcher
 from .job import Job, JobInput, JobState
 from .keys import KeyedClient
+from .legacy import GiveUp
 from .service import Offer
 from .session import Session
 
@@ -127,6 +128,13 @@ class WorkerCommands(Dispatcher):
         error.id = job.client_id
         link.put(error, size)
 
+    def _on_give_up(self, session: Session, command: GiveUp, now: float) -> None:
+        """A request ends for its caller, though its worker goes on."""
+        job = session.held.get(command.error.id)
+        if job is not None and job.state is JobState.RUNNING:
+            self._pass_on(job, command.error)
+            self._leave(job, now)
+
     def _on_reject(self, session: Session, command: c.Reject, now: float) -> None:
         job = session.held.get(command.id)
         if job is None:
@@ -141,6 +149,13 @@ class WorkerCommands(Dispatcher):
             job = session.held.get(held.id)
             if job is not None and job.state is JobState.RUNNING:
                 job.client.link.put_heartbeat(job.client_id)
+
+    def _beat_requests(self, session: Session) -> None:
+        """Tell a worker that takes silence for having left who still waits, for callers that don't do so themselves."""
+        if session.is_worker and session.link.request_beats:
+            for job in session.held.values():
+                if job.state is JobState.RUNNING and not job.owner.link.request_beats:
+                    session.link.put_heartbeat(job.id)
 
     def _on_slots(self, session: Session, command: c.Slots, now: float) -> None:
         """A worker changes a lease, or offers a service that it did not before."""
@@ -193,4 +208,5 @@ WORKER_COMMANDS: Final[dict[type[c.Command], Any]] = {
     c.Heartbeat: WorkerCommands._on_worker_heartbeat,
     c.Slots: WorkerCommands._on_slots,
     c.Drain: WorkerCommands._on_drain,
+    GiveUp: WorkerCommands._on_give_up,
 }

@@ -1,0 +1,189 @@
+"""Peers of older dialects: how they come, what becomes of their mistakes, and how they go.
+
+They don't greet.  A peer's first message tells which dialect it speaks, and from then on it is a session like any
+other, whose link translates.  Where one of our own peers is shut out for a mistake, these are forgiven, as their RFCs
+have it: a client's message is passed over, and a worker is told to start over.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ..._errors import ProtocolError
+from ..._wire import commands as c
+from ..._wire.frames import Frame
+from ..._wire.majordomo import detect, is_worker
+from .dispatcher import Dispatcher
+from .legacy import Due, LegacyClient, LegacyPeer, LegacyWorker
+from .session import Session
+
+
+class LegacyArrivals(Dispatcher):
+    """The broker's side of peers that speak an older dialect."""
+
+    #: The dialects that are understood, by name; None for all.
+    protocols: Collection[str] | None
+    protocol_errors: int
+    _peers: dict[bytes, Session]
+    _sessions: dict[Any, Session]
+
+    @abstractmethod
+    def receive(self, peer: bytes, frames: Sequence[Frame], *, now: float) -> None:
+        """Take a message from a peer."""
+
+    turned_away: int
+
+    @abstractmethod
+    def _has_room(self) -> bool:
+        """Whether one more peer may come."""
+
+    @abstractmethod
+    def _handlers(self, *, is_worker: bool) -> dict[type[c.Command], Any]:
+        """Return what the commands of clients, or of workers, do."""
+
+    @abstractmethod
+    def _shun(self, peer: bytes, session: Session | None, reason: str) -> None:
+        """Tell a peer once that it is not welcome; ignore it from then on."""
+
+    @abstractmethod
+    def _note_dropped(self, peer: bytes, session: Session | None, reason: str) -> None:
+        """Have it logged."""
+
+    @abstractmethod
+    def _end_session(self, session: Session, now: float, *, polite: bool = False) -> None:
+        """A peer is gone for good."""
+
+    @abstractmethod
+    def _expect_beats(self, now: float) -> None:
+        """Somebody is there to beat for."""
+
+    def _receive_legacy(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
+        """Take the first message of a peer, or of one that has come back."""
+        self._timers.now = self._keys.now = now
+        try:
+            session = self._recall(peer, frames, now) or self._meet(peer, frames)
+        except ProtocolError as error:
+            self._shun(peer, None, str(error))
+            return
+        if session is None:
+            return
+        self._timers.cancel(session)
+        self._peers[peer] = self._sessions[session.id] = session
+        _link(session).open(peer)
+        session.heard = now
+        self._expect_beats(now)
+        self.receive(peer, frames, now=now)
+
+    def _recall(self, peer: bytes, frames: Sequence[Frame], now: float) -> Session | None:
+        """Return the session of a peer that was away, and has the name that it had."""
+        session = self._sessions.get(_id(peer))
+        if session is not None and _link(session).disowns(frames):
+            self._end_session(session, now)
+            return None
+        return session
+
+    def _meet(self, peer: bytes, frames: Sequence[Frame]) -> Session | None:
+        """Return a session for a new peer; None if there is no room for it.
+
+        Raises:
+            ProtocolError: it speaks no dialect that is understood.
+        """
+        dialects = [each for each in detect(peer, frames) if self.protocols is None or each.name in self.protocols]
+        if not dialects:
+            raise ProtocolError(self._only)
+        if not self._has_room():
+            self.turned_away += 1
+            self._note_dropped(peer, None, f"{self.settings.broker_sessions:,} peers are here")
+            return None
+        worker = is_worker(frames)
+        link: LegacyPeer = (LegacyWorker if worker else LegacyClient)(
+            peer, dialects, self._dirty, self._timers, self.settings, self._ledger
+        )
+        session = link.session = Session(
+            _id(peer),
+            _name(peer, dialects[0].name),
+            c.Limits.of(self.settings),
+            link,
+            self._handlers(is_worker=worker),
+            is_worker=worker,
+            secret=peer,
+            appear=self.settings.legacy_wait if link.queues else math.inf,
+        )
+        return session
+
+    @property
+    def _only(self) -> str:
+        return f"this broker is set to speak {', '.join(sorted(self.protocols or ()))} alone"
+
+    def _obey(self, due: Due, now: float) -> None:
+        """Do what a peer's own link has found out, as though the peer had said so."""
+        session = due.session
+        try:
+            for command in due.due(now):
+                if session.ended:
+                    return
+                session.handlers[type(command)](self, session, command, now)
+        except ProtocolError as error:
+            self._dismiss_legacy(session, str(error), now)
+
+    def _blame_legacy(self, session: Session, frames: Sequence[Frame], reason: str, now: float) -> None:
+        """A message was malformed, or not to be expected, or is another peer's who uses the same connection."""
+        peer = session.link.peer
+        try:
+            disowned = _link(session).disowns(frames)
+        except ProtocolError:
+            disowned = False
+        if disowned:
+            self._end_session(session, now)
+            self._receive_legacy(peer, frames, now)
+        elif session.is_worker:
+            self._dismiss_legacy(session, reason, now)
+        else:
+            self.protocol_errors += 1
+            self._note_dropped(peer, session, f"a message: {reason}")
+
+    def _dismiss_legacy(self, session: Session, reason: str, now: float) -> None:
+        """Forget a peer that made a mistake, and tell it, where its dialect has a word for that."""
+        self.protocol_errors += 1
+        self._part(session, reason, now)
+
+    def _part(self, session: Session, reason: str, now: float) -> None:
+        link = _link(session)
+        peer = link.peer
+        self._end_session(session, now)
+        if peer is None:
+            return
+        self._note_dropped(peer, session, reason)
+        farewell = link.farewell()
+        if farewell is not None:
+            link.open(peer)
+            link.say(farewell)
+
+    def _check_life(self, session: Session, now: float) -> None:
+        """Part from a peer that has not given a sign of life for too long."""
+        if now > session.heard + session.link.patience:
+            self._part(session, f"it gave no sign of life for {session.link.patience:g} s", now)
+
+
+def _link(session: Session) -> LegacyPeer:
+    assert isinstance(session.link, LegacyPeer)
+    return session.link
+
+
+def _id(peer: bytes) -> tuple[str, bytes]:
+    """Return the key of a legacy peer's session, which no session of our own can have."""
+    return ("legacy", peer)
+
+
+def _name(peer: bytes, dialect: str) -> str:
+    """Return whom others know a peer as: by the identity that it chose, if it is a text."""
+    try:
+        name = peer.decode()
+    except UnicodeDecodeError:
+        name = ""
+    if name and name.isprintable() and len(peer) <= c.MAX_NAME:
+        return name
+    return f"{dialect}-{peer.hex()[-16:]}"
