@@ -11,7 +11,7 @@ import click
 from zmdp_trio import Settings
 
 from ._failures import Failure, exit_codes_help
-from ._options import Span, Target, as_json, endpoints, grace, request_options, settings
+from ._options import Span, Target, as_json, endpoints, grace, protocol, request_options, settings
 
 
 def run(arguments: list[str]) -> int:
@@ -110,6 +110,7 @@ def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: boo
 @zmdp.command()
 @click.argument("modules", nargs=-1, required=True, type=Target(), metavar="MODULE[:NAME]...")
 @endpoints("--connect", "The broker.")
+@protocol()
 @click.option("--name", help="What the worker is called in statistics and logs.")
 @grace()
 @click.option(
@@ -133,6 +134,7 @@ def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: boo
 def worker(
     modules: tuple[str, ...],
     endpoints: tuple[str, ...],
+    protocol: str,
     name: str | None,
     grace: float,
     settings: _Pairs,
@@ -149,7 +151,7 @@ def worker(
     from ._serve import run_worker
 
     chosen = _gather(settings, drain_grace=grace, **limits)
-    return run_worker(modules, endpoints, name=name, settings=chosen, json=json)
+    return run_worker(modules, endpoints, protocol=protocol, name=name, settings=chosen, json=json)
 
 
 @zmdp.command()

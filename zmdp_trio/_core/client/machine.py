@@ -362,7 +362,9 @@ class ClientMachine(Dialler):
 
     def _lose_calls(self, uplink: Uplink, why: str, now: float) -> None:
         """The session is over: send again what may run again, and what was never sent; end the rest."""
-        unsent = {command.id for command in uplink.link.drop_outbox() if isinstance(command, c.Request)}
+        dropped = uplink.link.drop_outbox()
+        # What has waited for a session to come back has waited long enough.
+        unsent = () if uplink.resume else {command.id for command in dropped if isinstance(command, c.Request)}
         lost = list(self._calls[uplink].values())
         for call in lost:
             if call.id in unsent:
