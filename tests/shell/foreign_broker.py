@@ -54,8 +54,14 @@ class ForeignBroker:
         self.queues: dict[str, deque[tuple[bytes, m.Request]]] = {}
         self.clients: dict[bytes, None] = {}
         self._news = trio.Event()
+        self._scope = trio.CancelScope()
 
     # ---- for tests
+
+    def stop(self) -> None:
+        """Be gone, without a word."""
+        self._scope.cancel()
+        self.port.close()
 
     def said(self, *kinds: type[m.Message]) -> list[tuple[bytes, Any]]:
         """Return who said what of some kinds."""
@@ -83,13 +89,11 @@ class ForeignBroker:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self.port = listen(self.endpoint, options=Options(heartbeat=HEARTBEAT))
-        try:
+        with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._beat)
                 nursery.start_soon(self.port.run, self._turn)
                 task_status.started()
-        finally:
-            self.port.close()
 
     async def _beat(self) -> None:
         while True:
@@ -210,4 +214,4 @@ async def open_foreign(protocol: str, endpoint: str = "memory://foreign") -> Asy
     async with trio.open_nursery() as nursery:
         await nursery.start(broker.run)
         yield broker
-        nursery.cancel_scope.cancel()
+        broker.stop()
