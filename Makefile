@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench chaos soak stress fuzz format coverage clean
+.PHONY: demo test check peers peers-soak bench chaos soak stress fuzz format coverage clean
 
 demo: .venv/ready
 	$(BIN)/zmdp demo $(DEMO)
@@ -19,10 +19,30 @@ check: .venv/ready
 coverage: .venv/ready
 	$(BIN)/pytest -q tests/core --cov=zmdp_trio/_core --cov=zmdp_trio/_wire --cov-report=term-missing --cov-fail-under=95
 
+# What the tests in tests/peers need: PIGATO and zeromq, which want Node, and majortomo.  Without them they are skipped.
+peers: .venv/peers tests/peers/node/node_modules/ready
+
+.venv/peers: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable ".[peers]"
+	touch $@
+
+NODE_PACKAGE := $(addprefix tests/peers/node/,package.json .npmrc zmq-adapter/package.json)
+
+tests/peers/node/node_modules/ready: $(NODE_PACKAGE)
+	@command -v node >/dev/null && command -v npm >/dev/null || \
+		{ echo "Node and npm are missing; on Debian: apt-get install nodejs npm" >&2; exit 1; }
+	cd tests/peers/node && npm install --loglevel=error
+	touch $@
+
+# Two minutes with a stream running, and half a minute of work without a heartbeat; `make test` runs a short form.
+peers-soak: peers
+	ZMDP_PEERS_SECONDS=$(or $(PEERS_SECONDS),120) $(BIN)/pytest -q tests/peers/test_patience.py
+
 bench: .venv/ready
 	$(BIN)/python benchmarks/speed.py $(BENCH)
 	$(BIN)/python benchmarks/cancellation.py
 	$(BIN)/python benchmarks/backpressure.py
+	$(BIN)/python benchmarks/mdp.py
 
 # Long runs; the tests run a short form of each.  First a thousand clusters in memory; then processes over tcp: kill -9 of
 # workers and brokers, and SIGTERM of one worker after the other, under load, three minutes; CHAOS="--seconds 600" for

@@ -1,10 +1,11 @@
 """Coverage-guided fuzzing of what reads bytes from the network: decoders of messages and payloads, and a broker.
 
-    python -m fuzz.decoders [--seconds 60] [--corpus build/fuzz] [messages] [payloads] [broker]
+    python -m fuzz.decoders [--seconds 60] [--corpus build/fuzz] [messages] [payloads] [broker] [majordomo]
 
-It needs Atheris (the extra `fuzz`), which brings libFuzzer.  The corpus begins with the vectors of docs/protocol and
-grows from run to run.  An input is a byte that says how many frames follow out of band, or how a payload is to be read,
-and then the bytes.  What fails is written to the corpus's folder, and the exit code is not 0.
+It needs Atheris (the extra `fuzz`), which brings libFuzzer.  The corpus begins with the vectors of docs/protocol, or
+with the golden frames of the older dialects, and grows from run to run.  An input is a byte that says how many frames
+follow out of band, or how a payload is to be read, and then the bytes; for the older dialects it is the peer's name and
+its frames, each behind its length.  What fails is written to the corpus's folder, and the exit code is not 0.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ with atheris.instrument_imports(include=["zmdp_trio._wire", "zmdp_trio._payload"
     from zmdp_trio._wire import commands as c
     from zmdp_trio._wire import zmdp1
 
+from fuzzing.frames import take
+from golden import DETECTION, MALFORMED, VECTORS
 from stage import check_counters
 
 #: Bytes in the longest input that libFuzzer tries.
@@ -79,6 +82,22 @@ def read_as_broker(data: bytes) -> None:
         check_counters(broker)
 
 
+def read_frames(data: bytes) -> None:
+    """Whatever comes, it is a ProtocolError, or a message of an older dialect that comes back as it went."""
+    identity, *frames = split(data) or [b""]
+    take(frames, identity)
+
+
+def split(data: bytes) -> list[bytes]:
+    """Return frames that stand one after the other, each behind a byte with its length."""
+    frames = []
+    while data:
+        end = 1 + data[0]
+        frames.append(data[1:end])
+        data = data[end:]
+    return frames
+
+
 def message_seeds() -> Iterator[bytes]:
     vectors = json.loads((ROOT / "docs" / "protocol" / "vectors.json").read_text())
     for vector in (*vectors["valid"], *vectors["invalid"]):
@@ -96,10 +115,18 @@ def payload_seeds() -> Iterator[bytes]:
     yield bytes([c.Content.JSON]) + b'{"a": [1, 2.5, "text", null, true]}'
 
 
+def frame_seeds() -> Iterator[bytes]:
+    seeds = [(b"peer", vector.frames) for vector in (*VECTORS, *MALFORMED)]
+    seeds += [(first.identity, first.frames) for first in DETECTION]
+    for identity, frames in seeds:
+        yield b"".join(bytes([len(frame)]) + frame for frame in (identity, *frames))
+
+
 DECODERS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]] = {
     "messages": (read_message, message_seeds),
     "payloads": (read_payload, payload_seeds),
     "broker": (read_as_broker, message_seeds),
+    "majordomo": (read_frames, frame_seeds),
 }
 
 

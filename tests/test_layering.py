@@ -119,6 +119,7 @@ def test_the_core_does_no_io_and_reads_no_clock(file: Path) -> None:
         "heapq",
         "itertools",
         "math",
+        "operator",
         "re",
         "msgspec",
         "typing",

@@ -432,14 +432,17 @@ def test_the_broker_beats_for_those_that_owe_it_an_acknowledgement_alone() -> No
     worker, client = stage.worker("echo"), stage.client()
     client.send(ask(1))
     worker.acknowledges = client.acknowledges = False
-    stage.step()
-    assert worker.beats == 1
+    beats = []
+    for _ in range(5):
+        stage.step()
+        beats.append(worker.beats)
+    assert beats == [1, 1, 2, 2, 3], "every other time, since the answer may be under way"
     assert client.beats == 0
     assert client.link.acked == 1, "its request is acknowledged"
     worker.acknowledges = True
-    stage.step()
-    stage.step()
-    assert worker.beats == 2
+    for _ in range(3):
+        stage.step()
+    assert worker.beats == 3
     client.vanish()
     stage.step()
 

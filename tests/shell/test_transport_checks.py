@@ -126,6 +126,23 @@ class IgnoresTheUnknown(Flawed):
             return True
 
 
+class Garbles(Flawed):
+    """Lets nothing through unchanged but the greeting: both directions are wrong from the first message on."""
+
+    def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        return self._port.send(peer, frames if frames[0] == b"hello" else [b"garbled"])
+
+
+class BreaksWhenItIsCancelled(IgnoresTheUnknown):
+    def cancelled(self) -> None:
+        raise ExceptionGroup("from a nursery of its own", [OSError("one"), OSError("two")])
+
+
+class HasNoNews(Flawed):
+    async def run(self, ready: Callable[[], None]) -> NoReturn:
+        await trio.sleep_forever()
+
+
 def flawed(flaw: type[Flawed]) -> Transport:
     return Transport(
         listen=lambda *endpoints, options: flaw(listen(*endpoints, options=options)),  # type: ignore[arg-type, return-value]
@@ -140,7 +157,21 @@ def flawed(flaw: type[Flawed]) -> Transport:
 )
 async def test_what_a_cancellation_may_not_do(flaw: type[Flawed], complaint: str, autojump_clock: MockClock) -> None:
     with pytest.raises(AssertionError, match=complaint):
-        await check_random_cancellation(flawed(flaw), messages=5_000)
+        await check_random_cancellation(flawed(flaw))
+
+
+async def test_two_faults_at_once_are_one_error(autojump_clock: MockClock) -> None:
+    notes: list[str] = []
+    for seed in range(30):  # which of the two comes first, and whether the other still comes then, is chance
+        with pytest.raises(AssertionError, match="not message 0") as caught:
+            await check_random_cancellation(flawed(Garbles), seed=seed)
+        notes += getattr(caught.value, "__notes__", ())
+    assert set(notes) == {"""At the same time: AssertionError("not message 0: b'garbled'")"""}
+
+
+async def test_a_greeting_that_does_not_come_is_stuck(autojump_clock: MockClock) -> None:
+    with pytest.raises(AssertionError, match="the greeting is stuck"):
+        await check_random_cancellation(flawed(HasNoNews))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +190,19 @@ async def test_a_broken_promise_is_found(
     (check,) = (check for check in CHECKS if check.__name__ == name)
     with pytest.raises(error):
         await check(flawed(flaw))
+
+
+async def test_a_broken_promise_goes_before_what_the_ports_raise_beside_it(autojump_clock: MockClock) -> None:
+    (check,) = (check for check in CHECKS if check.__name__ == "sending_to_an_unknown_peer_is_an_error")
+    with pytest.raises(AssertionError, match="PeerGone was to be raised") as caught:
+        await check(flawed(BreaksWhenItIsCancelled))
+    assert caught.value.__notes__ == ["At the same time: OSError('one')", "At the same time: OSError('two')"] * 2
+
+
+async def test_one_of_many_errors_of_the_ports_comes_out(autojump_clock: MockClock) -> None:
+    with pytest.raises(OSError, match=r"one|two"):
+        async with flawed(BreaksWhenItIsCancelled).pair() as (bound, _, _):
+            bound.post(b"nobody", b"x")
 
 
 async def test_a_port_is_given_the_options(autojump_clock: MockClock) -> None:

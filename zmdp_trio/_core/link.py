@@ -76,9 +76,9 @@ class Link:
 
     __slots__ = (
         "_asked",
+        "_asks",
         "_dirty",
         "_greeting",
-        "_held_back",
         "_large",
         "_latest",
         "_ledger",
@@ -129,7 +129,8 @@ class Link:
         self._unacked_bytes = 0
         self._unsent: deque[Frames] = deque()
         self._owed = self._owed_bytes = 0
-        self._held_back = False
+        #: Whether the last beat asked for an acknowledgement; None if nothing was unacknowledged then.
+        self._asks: bool | None = None
         self._asked = self._resend_wanted = self._resent = False
 
     # ---- out
@@ -291,13 +292,16 @@ class Link:
     def _must_ask(self) -> bool:
         """Whether to send something that shows the other side what it misses, and makes it acknowledge the rest.
 
-        Not where an acknowledgement is owed, for one beat: two that beat together would answer each other for ever.
+        Every second beat at most, and not the first where an acknowledgement is owed: of two that beat together, each
+        would else ask before it hears the other's answer, for ever.
         """
         if not self._unacked or self.outbox:
-            self._held_back = False
-            return False
-        self._held_back = self._owed > 0 and not self._held_back
-        return not self._held_back
+            self._asks = None
+        elif self._asks is None:
+            self._asks = not self._owed
+        else:
+            self._asks = not self._asks
+        return bool(self._asks)
 
     def acknowledge(self) -> None:
         """Send what is owed now: an acknowledgement, or once more the wish to have something sent again."""

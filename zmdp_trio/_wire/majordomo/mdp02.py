@@ -1,12 +1,22 @@
-"""MDP 0.2, RFC 18; and the same behind an empty frame, as some peers send it."""
+"""MDP 0.2, RFC 18; and the same behind an empty frame, as some peers send it.
+
+What of the RFC shows in the rows:
+
+- Where it counts "4 or more frames" for a client's REQUEST, PARTIAL, and FINAL, and "5 or more" for a worker's, a body
+  has one frame or more.  What has none is refused.  (A client's header, command, and service are three frames.)
+- At the worker there is "precisely one client address frame", followed by an empty one (Request and Reply Processing).
+- There is no empty frame at the beginning: "clients MUST use a DEALER socket" (MDP/Client).  Peers that grew out of
+  MDP 0.1 send one all the same, and expect it back: `mdp/0.2+empty`.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .dialect import Dialect, Route, Row
+from .dialect import Dialect
 from .messages import Disconnect, Heartbeat, Partial, Ready, Request
 from .messages import Final as FinalReply
+from .rows import Route, Row
 
 C, W = b"MDPC02", b"MDPW02"
 

@@ -10,7 +10,11 @@ from ..frames import Frame
 
 
 class Message(msgspec.Struct, gc=False):
-    """One message.  A field that a dialect has no frame for is empty."""
+    """One message.  A field that a dialect has no frame for is empty.
+
+    A body is one frame or more; where the dialect's `json` is set, one frame of JSON.  Whether it is JSON nobody has
+    looked: errors and options neither.
+    """
 
 
 class Ready(Message):
@@ -63,7 +67,7 @@ class Failure(Message):
 class Reject(Message):
     """A worker will not run this request, another one may."""
 
-    error: Frame = b""
+    error: Frame = b"null"
     id: bytes = b""
     client: bytes = b""
 

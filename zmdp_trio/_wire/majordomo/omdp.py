@@ -1,12 +1,25 @@
-"""OMDP, as zmq-omdp speaks it."""
+"""OMDP, as the Node package zmq-omdp speaks it.
+
+Commands, and the code 0 of a success, are numbers in its source, which its ZeroMQ module sends as their digits.
+
+- A request's options are always there, an object with `timeout` at least; its broker reads requests without as well,
+  and does not pass them on to the worker.
+- An error stands in the place of the code, and nothing follows it.  A reply has the code and the data.
+- What JSON.stringify makes of `undefined`, by a request or a reply without data, travels as the text `undefined`.
+- Its broker answers neither READY nor heartbeats; it beats to its workers, and not to its clients.
+
+The Ruby examples in its repository, which write a command as `0x02`, are not read: their worker sends no request's id,
+so that its own broker can't use it either.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .dialect import Dialect, Route, Row
+from .dialect import Dialect
 from .messages import Disconnect, Failure, Heartbeat, Partial, Ready, Request
 from .messages import Final as FinalReply
+from .rows import Route, Row
 
 C, W = b"C", b"W"
 

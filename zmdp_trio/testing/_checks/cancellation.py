@@ -9,9 +9,8 @@ from typing import Final
 import attrs
 import trio
 
-from ..._nursery import open_plain_nursery
 from ..._transport import DIALLED
-from .ends import End, Transport, greet
+from .ends import End, Transport, greet, open_check_nursery
 
 #: Seconds without any message, after which one that was sent counts as stuck.
 STALL: Final = 10
@@ -114,10 +113,10 @@ async def check_random_cancellation(transport: Transport, *, messages: int = 100
     interrupter = _Interrupter(rng)
     trio.lowlevel.add_instrument(interrupter)
     try:
-        async with open_plain_nursery() as nursery:
+        async with open_check_nursery() as nursery:
             nursery.start_soon(interrupter.run, bound)
             nursery.start_soon(interrupter.run, dialled)
-            peer = await greet(bound, dialled)
+            peer = await _greet(bound, dialled)
             await _exchange(
                 _Direction(bound, peer, dialled, rng), _Direction(dialled, DIALLED, bound, rng), messages, rng
             )
@@ -131,9 +130,16 @@ async def check_random_cancellation(transport: Transport, *, messages: int = 100
     return Endurance(messages, interrupter.cancellations, bound.refusals + dialled.refusals)
 
 
+async def _greet(bound: End, dialled: End) -> bytes:
+    with trio.move_on_after(STALL) as patience:
+        peer = await greet(bound, dialled)
+    assert not patience.cancelled_caught, "the greeting is stuck"
+    return peer
+
+
 async def _exchange(one: _Direction, other: _Direction, messages: int, rng: random.Random) -> None:
     while min(one.arrived, other.arrived) < messages:
-        async with open_plain_nursery() as row:
+        async with open_check_nursery() as row:
             for direction in (one, other):
                 count = min(rng.choice(_ROWS), messages - direction.sent)
                 row.start_soon(direction.send, count)

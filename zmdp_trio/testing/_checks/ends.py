@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 import attrs
 import trio
 
-from ..._nursery import open_plain_nursery
+from ..._nursery import open_plain_nursery, raise_plain
 from ..._transport import DIALLED, Connected, Frame, Lost, Options, PeerGone, Port, Received
 
 OPTIONS = Options()
@@ -117,10 +117,39 @@ class End:
 
 
 @asynccontextmanager
+async def open_check_nursery() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery of which one plain exception comes out, though several tasks fail before they are cancelled.
+
+    What a check says of a port goes before what the port itself raises; the others become notes.
+    """
+    try:
+        async with open_plain_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        _, failures = group.split(trio.Cancelled)
+        if not isinstance(failures, ExceptionGroup):
+            # Nobody failed, or somebody wants the program to end.
+            raise
+        first, *others = sorted(_leaves(failures), key=lambda error: not isinstance(error, AssertionError))
+        for other in others:
+            first.add_note(f"At the same time: {other!r}")
+        raise_plain(first)
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    """Give what is in a group and the groups in it, in order."""
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+@asynccontextmanager
 async def running(*ends: End) -> AsyncIterator[trio.Nursery]:
     """Run the ends' ports; close them afterwards."""
     try:
-        async with open_plain_nursery() as nursery:
+        async with open_check_nursery() as nursery:
             for end in ends:
                 nursery.start_soon(end.run)
             yield nursery

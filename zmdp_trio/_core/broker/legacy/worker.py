@@ -85,7 +85,10 @@ class LegacyWorker(LegacyPeer):
 
     def receive(self, frames: Sequence[Frame]) -> list[Any]:
         message = self._read(frames)
-        return self._hears[type(message)](self, message)
+        told = self._hears[type(message)](self, message)
+        # What waited for credit that has come since goes first.
+        found, self._found = self._found, []
+        return [*found, *told] if found else told
 
     def _on_ready(self, ready: m.Ready) -> list[Any]:
         if self._service:

@@ -1,0 +1,35 @@
+"""Peers on their own brokers: they work, and how."""
+
+from __future__ import annotations
+
+from processes import Outcome, Stage
+
+
+async def test_pigato(stage: Stage) -> None:
+    _, endpoint = await stage.broker("PIGATO")
+    kinds = ("echo", "count", "fail", "nap")
+    worker = await stage.worker("PIGATO", endpoint, {kind: kind for kind in kinds})
+    client = await stage.client("PIGATO", endpoint, heartbeat=200)
+    for kind in kinds:
+        await worker.news("connect", service=kind)
+    assert await client.ask("echo", {"a": [1, None, "ä"]}) == Outcome(final={"a": [1, None, "ä"]})
+    assert await client.ask("count", 3) == Outcome([0, 1, 2], 3)
+    assert await client.ask("fail", {"short": "stout"}) == Outcome(error={"short": "stout"})
+    assert await client.ask("nap", 5, opts={"timeout": 300}) == Outcome(error="C_TIMEOUT")
+
+
+async def test_pigatos_directory(stage: Stage) -> None:
+    _, endpoint = await stage.broker("PIGATO")
+    worker = await stage.worker("PIGATO", endpoint, {"echo": "echo"})
+    client = await stage.client("PIGATO", endpoint)
+    name = (await worker.news("connect"))["name"]
+    assert await client.ask("$dir", "echo") == Outcome(final=[name])
+
+
+async def test_majortomo(stage: Stage) -> None:
+    _, endpoint = await stage.broker("majortomo", heartbeat_interval=0.2, heartbeat_timeout=0.8)
+    await stage.worker("majortomo", endpoint, {"echo": "echo", "count": "count"}, heartbeat_interval=0.2)
+    client = await stage.client("majortomo", endpoint)
+    assert await client.ask("echo", {"a": [1, None, "ä"]}) == Outcome(final={"a": [1, None, "ä"]})
+    assert await client.ask("count", 3) == Outcome([0, 1, 2], 3)
+    assert await client.ask("echo", frames=["one", "", "three"]) == Outcome(final=["one", "", "three"])
