@@ -185,11 +185,11 @@ async def test_partial_replies_wait_for_a_slow_reader(protocol: str, autojump_cl
 
 
 @pytest.mark.parametrize("protocol", WITH_PARTIALS)
-async def test_who_does_not_read_at_all_has_an_end_alone(
-    protocol: str, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(foreign_client, "BUFFER", 50_000)
-    async with open_foreign(protocol) as broker, open_client(broker.endpoint, protocol=protocol) as client:
+async def test_who_does_not_read_at_all_has_an_end_alone(protocol: str, autojump_clock: Any) -> None:
+    async with (
+        open_foreign(protocol) as broker,
+        open_client(broker.endpoint, protocol=protocol, legacy_buffer=50_000) as client,
+    ):
         broker.answers = keep
         async with trio.open_nursery() as nursery:
             calls = Calls(client, nursery)

@@ -30,8 +30,6 @@ from .link import ForeignLink
 MAX_LANES: Final = 256
 #: Seconds after which a lane that nobody uses is closed, unless it is the only one.
 IDLE: Final = 30.0
-#: Bytes of replies that may wait for one reader.
-BUFFER: Final = 16 * 2**20
 #: What a reply that waits counts for beside its body.
 OVERHEAD: Final = 256
 #: The header whose value, a JSON object, goes to a PIGATO worker as the request's options.
@@ -285,7 +283,7 @@ class ClientLink(ForeignLink):
         if ask.waiting or not ask.takes(reply):
             ask.waiting.append(reply)
             ask.waiting_bytes += _weight(reply)
-            if ask.waiting_bytes <= BUFFER:
+            if ask.waiting_bytes <= self.settings.legacy_buffer:
                 return []
             message = f"the reader is too slow: {ask.waiting_bytes:,} bytes of replies wait for it"
             reply = c.Error(ask.id, Code.RESOURCE_EXHAUSTED.value, "", message)

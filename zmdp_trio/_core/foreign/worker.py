@@ -425,9 +425,9 @@ class WorkerLink(ForeignLink):
         if not self.dialect.concurrent:
             return None
         milliseconds = read_options(options).get("timeout") or 1000 * TIMEOUT
-        if not isinstance(milliseconds, int | float) or not 0 < milliseconds < math.inf:
+        if not isinstance(milliseconds, int | float) or not milliseconds > 0:
             return None
-        seconds = milliseconds / 1000
+        seconds = min(milliseconds, 1e15) / 1000
         self._expiries.set(task, self.now + seconds)
         self._set_alarm()
         return seconds - min(MARGIN_PART * seconds, MARGIN)
