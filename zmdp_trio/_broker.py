@@ -51,7 +51,7 @@ class BrokerStatistics:
     clients: int
     workers: int
     services: Mapping[str, ServiceStatistics]
-    #: Of these, and of all services that nobody offers any more.
+    #: Of these, of all services that nobody offers any more, and of what the broker answered itself.
     total: ServiceStatistics
     #: Bytes queued or kept for peers until they acknowledge them.
     outbox_bytes: int

@@ -93,7 +93,7 @@ class Client:
         Cancelling this call, or leaving it in whatever way, cancels the handler.
 
         Args:
-            service: the name of the service.
+            service: the name of the service; `calc@^1.2` stands for the versions in a range, as npm writes them.
             payload: bytes-like values travel as they are, anything else as MessagePack.
             timeout: seconds that may pass without any reply; by default 60, None or -1 for no limit.
             deadline: when the handler's time is over, a time on Trio's clock; by default that of the cancel scopes

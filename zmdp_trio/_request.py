@@ -46,8 +46,8 @@ class _Context:
 
     @property
     def service(self) -> str:
-        """The name that was asked for."""
-        return self._runner.execution.request.service
+        """The name that was asked for; of a service that is a wildcard or a version, the caller's words."""
+        return self._runner.execution.asked
 
     @property
     def headers(self) -> Mapping[str, str]:

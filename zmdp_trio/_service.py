@@ -248,7 +248,7 @@ def service(
     an async generator what it yields in `Final`, is the final reply.
 
     Args:
-        name: what clients ask for.
+        name: what clients ask for; `files.*` serves all names that begin with `files.`, `calc@1.2.3` is a version.
         function: the function itself, where a decorator is not wanted: `service("echo", echo)`.
         concurrency: requests that a worker runs at once; by default 100, or 32 for sync functions.
         expose_errors: send the messages of unexpected exceptions to the callers, not just the types' names.

@@ -18,6 +18,7 @@ from ._chance import chance
 from ._client import Client
 from ._core.foreign import protocol_of
 from ._core.protocol import ZMDP1, Protocol
+from ._core.shared import is_reserved
 from ._core.uplink import Identity
 from ._core.worker import RUNNING, Counters, Execution, WorkerEvent, WorkerMachine
 from ._crew import Crew
@@ -282,7 +283,7 @@ class Worker:
     def _describe(self, execution: Execution) -> str:
         """Name an execution, for people."""
         request = execution.request
-        return f"service {request.service!r} of {self.name}, request {request.id} of {request.peer or 'nobody'}"
+        return f"service {execution.asked!r} of {self.name}, request {request.id} of {request.peer or 'nobody'}"
 
     def _close(self) -> None:
         """Take leave of the brokers, now."""
@@ -324,6 +325,8 @@ def _by_name(services: Iterable[Service[..., Any]], settings: Settings) -> dict[
         if len(service.name.encode()) > settings.max_service_name:
             limit = settings.max_service_name
             raise ValueError(f"a service's name has at most {limit} bytes, not {len(service.name):,}")
+        if is_reserved(service.name):
+            raise ValueError(f"no worker may offer {service.name!r}: brokers answer mmi.* and $dir themselves")
         if service.name in by_name:
             raise ValueError(f"two services are called {service.name!r}")
         by_name[service.name] = service

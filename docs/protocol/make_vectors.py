@@ -77,7 +77,7 @@ def message(*commands: Any, frames: tuple[bytes, ...] = ()) -> list[bytes]:
 def canonical() -> list[tuple[str, str, list[bytes]]]:
     """Messages as our peers send them."""
     hello = [1, 1, SESSION, "client", b"", LIMITS, 2.5, []]
-    request = [4, 1, "echo", 0, b"hi", 64, 2**20, 30.0, 60.0, None, 0, None, None, "", b"", 0]
+    request = [4, 1, "echo", 0, b"hi", 64, 2**20, 30.0, 60.0, None, 0, None, None, "", b"", 0, ""]
     caller = bytes(range(16, 32))
     return [
         ("batch", "an acknowledgement alone: batches up to 7 have arrived", message([0, 0, 7, False])),
@@ -108,7 +108,7 @@ def canonical() -> list[tuple[str, str, list[bytes]]]:
                 ONE,
                 [
                     *(4, 2**62, "sum", 1, pack([1, 2]), 2**48, 2**48, 0.25, 5.0, {"h": "é"}, 3),
-                    *("key", "worker", "client", caller, 2**62),
+                    *("key", "worker", "client", caller, 2**62, "sum@^1.2"),
                 ],
             ),
         ),
@@ -161,15 +161,15 @@ def canonical() -> list[tuple[str, str, list[bytes]]]:
         ),
         (
             "holdings",
-            "what a worker has: a request that runs; one with a key that runs; one that ended half a second ago",
+            "what a worker has: a request that runs; one of a version, with a key, that runs; one that ended 0.5 s ago",
             message(
                 ONE,
                 [
                     16,
                     [
-                        [caller, 7, "echo", None, None, None],
-                        [caller, 8, "sum", "key", [1, 3, 0x6C09FF9D], None],
-                        [caller, 9, "sum", "key 2", [0, 0, 0], 0.5],
+                        [caller, 7, "echo", None, None, None, ""],
+                        [caller, 8, "sum@^1.2", "key", [1, 3, 0x6C09FF9D], None, "sum@1.3.0"],
+                        [caller, 9, "sum", "key 2", [0, 0, 0], 0.5, ""],
                     ],
                 ],
             ),
@@ -244,7 +244,7 @@ def tolerated() -> list[tuple[str, str, list[bytes], int]]:
                 [8, 1, 2, 3],
                 [12, None],
                 [11, [[1, None, None, "new"]]],
-                [16, [[b"caller", 1, "echo", None, None, None, "new"]], "new"],
+                [16, [[b"caller", 1, "echo", None, None, None, "", "new"]], "new"],
             ),
             0,
         ),
@@ -479,6 +479,14 @@ def conversations() -> list[dict[str, Any]]:
     r.say(0.2, client, request(1), request(2, worker="nobody"), request(3, "nobody"))
     r.say(0.3, worker, c.Error(1, "NOT_FOUND", "", "no such row", pack({"row": 7})))
     r.time(1.2, "broker")
+    done.append(r.document)
+
+    services = {"files.*": 1, "calc@1.2.0": 1, "calc@1.3.0": 1}
+    r = start("routing", "a wildcard, and the highest version with a free slot; a range that can't be read", services)
+    worker, client = r.connect(0.0, "worker"), r.connect(0.1, "client")
+    r.say(0.2, client, request(1, "files.read"), request(2, "calc@^1.2"), request(3, "calc@^1.2"))
+    r.say(0.3, worker, c.Final(1, 0, b"a"), c.Final(2, 0, b"b"), c.Final(3, 0, b"c"))
+    r.say(0.4, client, request(4, "calc@latest"))
     done.append(r.document)
 
     r = start("worker-lost", "a lost worker: one request may run again, the other may not")

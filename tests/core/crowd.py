@@ -29,6 +29,10 @@ from zmdp_trio._wire import commands as c
 CLIENTS: Final = ("anna", "otto", "ute")
 WORKERS: Final = ("w1", "w2", "w3")
 SERVICES: Final = ("a", "b")
+#: What workers offer, and clients ask for, beside them.
+WILDCARDS: Final = ("c*", "d@1.0.0", "d@1.1.0")
+MATCHED: Final = ("c-1", "c-2", "d@^1")
+OFFERS: Final = (*SERVICES, *WILDCARDS)
 KEYS: Final = ("k", "l")
 
 
@@ -55,7 +59,7 @@ class Crowd:
             "client_requests": random.choice((5, 1000)),
             "resume": random.choice((0.0, 10.0)),
             "broker_sessions": random.choice((5, 100)),
-            "broker_services": random.choice((3, 100)),
+            "broker_services": random.choice((6, 100)),
             "broker_memory": random.choice((20_000, 2**30)),
             "key_limit": 2,
             "outbox": 100_000,
@@ -105,7 +109,7 @@ class Crowd:
 
     def worker_comes(self, name: str) -> None:
         self.forget(name)
-        offers = [c.Offer(service, self.random.randint(0, 4)) for service in SERVICES if self.random.random() < 0.8]
+        offers = [c.Offer(service, self.random.randint(0, 4)) for service in OFFERS if self.random.random() < 0.8]
         if name in self.workers:
             self.workers[name].greeting.offers = offers
             self.workers[name].come_back()
@@ -156,7 +160,7 @@ class Crowd:
             "messages": random.randint(0, 3),
             "bytes": random.choice((0, 100, 300, c.MAX_AMOUNT)),
         }
-        service = random.choice((*SERVICES, *SERVICES, "nobody's", f"nobody's-{random.randrange(10**6)}"))
+        service = random.choice((*SERVICES, *SERVICES, *MATCHED, "nobody's", f"nobody's-{random.randrange(10**6)}"))
         ids = range(self.asked + 1, self.asked + 1 + random.choice((1, 1, 1, 2, 4)))
         self.asked = ids[-1]
         self.ask(name, *(ask(id, service, self.body(name, id, key), **fields) for id in ids))
@@ -258,7 +262,7 @@ class Crowd:
         name = self.random.choice(WORKERS)
         worker = self.peer(name)
         if worker is not None:
-            service, slots = self.random.choice(SERVICES), self.random.randint(0, 4)
+            service, slots = self.random.choice(OFFERS), self.random.randint(0, 4)
             if not self.drained(name):
                 self.leases[name][service] = slots
             worker.send(c.Slots(service, slots))

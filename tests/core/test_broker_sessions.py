@@ -120,14 +120,29 @@ def test_a_greeting_that_will_not_do_is_refused_with_the_reason(greeting: c.Hell
     assert stage.services() == []
 
 
-@pytest.mark.parametrize("frames", [[], [b""], [b"MDPC03", b"x"], [zmdp1.MAGIC, b"\xc1"]])
-def test_who_speaks_something_else_is_refused(frames: list[bytes]) -> None:
+@pytest.mark.parametrize("frames", [[], [zmdp1.MAGIC, b"\xc1"], [zmdp1.MAGIC], [b"ZMDP\x02", b"\x90"], [b"ZMDP"]])
+def test_who_greets_with_something_unreadable_is_told_so(frames: list[bytes]) -> None:
     stage = Stage()
     peer = stranger(stage)
     stage.broker.receive(peer.peer, frames, now=0.0)
     stage.flush()
     assert peer.goodbye is not None
+    assert peer.goodbye.refused
     assert names(stage) == []
+
+
+@pytest.mark.parametrize("frames", [[b""], [b"", b""], [b"MDPC03", b"x"], [b"GET / HTTP/1.1"], [b"\xaa\xa4\x01"]])
+def test_who_speaks_something_else_is_refused_in_silence(frames: list[bytes]) -> None:
+    stage = Stage()
+    peer = stranger(stage)
+    for _ in range(3):
+        stage.broker.receive(peer.peer, frames, now=0.0)
+    assert stage.broker.take_dirty() == []
+    assert names(stage) == []
+    assert stage.broker.protocol_errors == 1
+    assert len(stage.broker.take_dropped()) == 1
+    stage.broker.lost(peer.peer, now=1.0)
+    assert not stage.broker._shunned
 
 
 def test_a_doubled_greeting_is_answered_again() -> None:

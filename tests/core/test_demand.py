@@ -30,6 +30,15 @@ def test_a_worker_without_another_broker_hears_nothing() -> None:
     assert stage.broker.timers == 0
 
 
+def test_a_service_that_is_forgotten_leaves_no_timer_behind() -> None:
+    stage, worker, client = play()
+    client.send(ask(1))
+    worker.send(c.Drain())
+    client.send(c.Cancel(1))
+    assert stage.services() == []
+    assert stage.broker.timers == 0
+
+
 @pytest.mark.parametrize("slots", [0, 2])
 def test_a_shared_worker_is_told_once_what_waits_for_it(slots: int) -> None:
     stage, worker, client = play(slots)

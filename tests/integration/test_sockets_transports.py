@@ -105,7 +105,7 @@ async def nothing_left(broker: Broker, worker: Worker, client: Client) -> None:
             + theirs.cancelling
         )
 
-    with trio.fail_after(5):
+    with trio.fail_after(10):
         while held():  # noqa: ASYNC110  nobody signals it
             await trio.sleep(0.01)
     assert broker.statistics().protocol_errors == 0
@@ -173,9 +173,9 @@ async def test_leaving_cancels_the_handler_soon(endpoint: str) -> None:
             left = trio.Event()
             async for _ in client.stream("endless"):
                 break
-            with trio.fail_after(2):
+            with trio.fail_after(10):
                 await left.wait()
-        with trio.fail_after(2):
+        with trio.fail_after(10):
             while worker.statistics().cancelled < 5:  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
@@ -196,7 +196,7 @@ async def test_a_stream_dropped_in_another_thread_cancels_the_handler(endpoint: 
         await anext(streams[0])
         thread = threading.Thread(target=streams.clear)
         thread.start()
-        with trio.fail_after(2):
+        with trio.fail_after(10):
             await left.wait()
         thread.join()
 
@@ -214,17 +214,17 @@ async def test_a_deadline_ends_the_handler(endpoint: str) -> None:
             left.set()
 
     async with cluster(endpoint, waits) as (_, _, client):
-        with trio.move_on_after(0.3) as scope:
+        with trio.move_on_after(1) as scope:
             await client.request("waits")
         assert scope.cancelled_caught
-        with trio.fail_after(2):
+        with trio.fail_after(10):
             await left.wait()
-        assert 0 < seen[0] <= 0.3
+        assert 0 < seen[0] <= 1
 
 
 async def test_the_worker_and_the_client_may_start_first(endpoint: str) -> None:
     if "*" in endpoint:
-        with trio.fail_after(5):
+        with trio.fail_after(10):
             async with open_broker(endpoint) as broker:  # to learn of a free port
                 endpoint = broker.endpoints[0]
     with trio.fail_after(20):

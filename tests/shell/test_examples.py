@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+from cluster import until
 
 from zmdp_trio import Client, Code, InvalidArgument, RequestError, open_broker, open_client, open_worker
 
@@ -82,10 +83,11 @@ def root(tmp_path: Path) -> Path:
 async def client(files: ModuleType, root: Path) -> AsyncIterator[Client]:
     async with (
         open_broker("tcp://127.0.0.1:*") as broker,
-        open_worker(files.file_services(root), *broker.endpoints),
+        open_worker(files.file_services(root), *broker.endpoints) as worker,
         open_client(*broker.endpoints) as client,
     ):
         with trio.fail_after(30):
+            await worker.wait_welcomed()
             yield client
 
 
@@ -207,11 +209,11 @@ async def test_stat_stops_reading_when_the_caller_leaves(files: ModuleType, root
         open_worker(files.file_services(root), *broker.endpoints) as worker,
         open_client(*broker.endpoints) as client,
     ):
-        with trio.move_on_after(0.2):
-            await client.request("files.stat", {"path": "data"})
-        with trio.fail_after(10):
-            while worker.statistics().cancelled == 0:  # noqa: ASYNC110 - the record is all there is to see
-                await trio.sleep(0.01)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.request, "files.stat", {"path": "data"})
+            await until(lambda: worker.statistics().running, within=30)
+            nursery.cancel_scope.cancel()
+        await until(lambda: worker.statistics().cancelled, within=30)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from cluster import Cluster, count, echo, open_cluster, port_of, until
 
 from zmdp_trio import (
@@ -42,6 +43,7 @@ async def test_worker_and_client_survive_a_restart_of_the_broker(autojump_clock:
             broker = await nursery.start(broker_at, ENDPOINT)
             await serves(client, generation)
             broker.cancel()
+            await trio.testing.wait_all_tasks_blocked()  # then it has left its endpoint
             await trio.sleep(generation * 10)
         assert client.statistics().outstanding == client.statistics().timers == 0
 

@@ -40,15 +40,21 @@ class Scene:
     nursery: trio.Nursery
     broker: Broker | None = None
     scope: trio.CancelScope | None = None
+    ended: trio.Event | None = None
 
     async def start_broker(self) -> None:
-        await self.nursery.start(self._run_broker)
+        if self.ended is not None:
+            # That its scope was cancelled does not mean that it has left its endpoint.
+            await self.ended.wait()
+        self.ended = trio.Event()
+        await self.nursery.start(self._run_broker, self.ended)
 
-    async def _run_broker(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _run_broker(self, ended: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.CancelScope() as self.scope:
             async with open_broker(ENDPOINT) as self.broker:
                 task_status.started()
                 await trio.sleep_forever()
+        ended.set()
 
     def kill_broker(self) -> None:
         """As `kill -9` would: nobody is told a word."""

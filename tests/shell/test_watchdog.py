@@ -241,7 +241,7 @@ async def test_off_costs_no_thread() -> None:
 
     before = set(threads())
     async with open_cluster(idle, blocked_after=math.inf):
-        assert set(threads()) == before
+        assert set(threads()) <= before, "those of earlier runs may be about to end"
         async with open_cluster(idle, blocked_after=math.inf, hung_after=1000):
             assert len(set(threads()) - before) == 1
 

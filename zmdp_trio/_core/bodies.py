@@ -18,9 +18,13 @@ from .._wire.frames import UNREADABLE, Frame
 
 #: Sent in place of a partial reply of nothing: null, or an empty frame, ends a Node client's stream, or the client.
 STAND_IN: Final = b"{}"
+#: Bytes of an error that is passed on whole; of a longer one, so many are.
+LONGEST_ERROR: Final = 32 * 2**10
+SHORT_ERROR: Final = 200
 #: What Node sends for a value that JSON has no text for: `JSON.stringify(undefined)`, made a string.
 _NOTHING: Final = (b"", b"undefined")
 _NULL: Final = b"null"
+_NULL_BEGINS: Final = (b"n", b" ", b"\t", b"\n", b"\r")
 _CODES: Final = frozenset(code.value for code in Code)
 _BYTES, _MSGPACK, _JSON, _OPAQUE = map(int, (c.Content.BYTES, c.Content.MSGPACK, c.Content.JSON, c.Content.OPAQUE))
 
@@ -85,17 +89,15 @@ def partial_to_json(content: int, body: Frame) -> Frame:
         ValueError: as `to_json`.
     """
     text = to_json(content, body)
-    return STAND_IN if len(text) < 16 and bytes(text).strip() == _NULL else text
+    return STAND_IN if bytes(memoryview(text)[:1]) in _NULL_BEGINS and bytes(text).strip() == _NULL else text
 
 
 def error_to_json(error: c.Error) -> bytes:
     """Return an error as OMDP and PIGATO clients get it: code, message, and details if there are any."""
-    value = {"code": error.code, "message": error.message}
+    value: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.details:
         try:
-            details = _decode(error.details)
-            _check_sayable(details)
-            value["details"] = details
+            value["details"] = msgspec.Raw(_encode(_decode(error.details)))
         except ValueError:
             pass  # the error itself matters more
     return _write_json(value)
@@ -108,15 +110,32 @@ def error_to_frame(error: c.Error) -> bytes:
 
 def error_from_json(id: int, frame: Frame) -> c.Error:
     """Return the error that a worker or a broker of OMDP or PIGATO reports, whatever JSON it is."""
+    code = Code.INTERNAL.value
+    if len(frame) > LONGEST_ERROR:
+        return c.Error(id, code, "", f"an error of {len(frame):,} bytes: {_begin(frame)}")
     try:
         value = _read_json(frame)
     except UNREADABLE:
-        value = bytes(frame[:200]).decode(errors="replace")  # type: ignore[index]
-    if isinstance(value, dict) and value.get("code") in _CODES and isinstance(value.get("message"), str):
-        details = value.get("details")
-        return c.Error(id, value["code"], "", value["message"], b"" if details is None else _write_msgpack(details))
-    message = value if isinstance(value, str) else _write_json(value).decode()
-    return c.Error(id, Code.INTERNAL.value, "", message, b"" if isinstance(value, str) else _write_msgpack(value))
+        return c.Error(id, code, "", _begin(frame))
+    if isinstance(value, str):
+        return c.Error(id, code, "", value)
+    if isinstance(value, dict):
+        ours, message = value.get("code"), value.get("message")
+        if isinstance(ours, str) and ours in _CODES and isinstance(message, str):
+            return c.Error(id, ours, "", message, _pack(value.get("details")))
+    return c.Error(id, code, "", bytes(frame).decode(), _pack(value))
+
+
+def _begin(frame: Frame) -> str:
+    return bytes(memoryview(frame)[:SHORT_ERROR]).decode(errors="replace")
+
+
+def _pack(details: Any) -> bytes:
+    """Return an error's details; none if they can't be said: the error itself matters more."""
+    try:
+        return b"" if details is None else _write_msgpack(details)
+    except (*UNREADABLE, TypeError):
+        return b""
 
 
 def _check(text: Frame) -> None:

@@ -429,7 +429,7 @@ def weight(command: Command) -> int:
 
 
 def _holding_weight(holding: Holding) -> int:
-    return COMMAND_BYTES + len(holding.service) + len(holding.key or "")
+    return COMMAND_BYTES + len(holding.service) + len(holding.key or "") + len(holding.offered)
 
 
 def _weights(commands: Sequence[Command]) -> int:
@@ -440,6 +440,8 @@ def _weights(commands: Sequence[Command]) -> int:
 def request_weight(request: Request) -> int:
     """Return the bytes of a REQUEST's body, service name, and headers."""
     size = len(request.body) + len(request.service)  # type: ignore[arg-type]
+    if request.asked:
+        size += len(request.asked)
     if request.headers:
         size += headers_size(request.headers)
     if request.key:

@@ -21,6 +21,11 @@ NOT_REMEMBERED: Final = frozenset(
 )
 
 
+def is_reserved(name: str) -> bool:
+    """Whether brokers answer a name themselves, and no worker may offer it: `mmi.` and more (RFC 8), `$dir`."""
+    return name.startswith("mmi.") or name == "$dir"
+
+
 def fingerprint(request: c.Request) -> Fingerprint:
     """Return what tells payloads apart by mistake, not by malice."""
     body = request.body

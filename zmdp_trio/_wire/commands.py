@@ -153,6 +153,8 @@ class Request(Command, tag=4):
     caller: Data = b""
     #: Broker to worker: the id that the caller gave it.
     call: Number = 0
+    #: Broker to worker: the name that the caller asked for, if `service` is a wildcard or a version; else empty.
+    asked: str = ""
 
 
 class Partial(Command, tag=5):
@@ -262,12 +264,15 @@ class Holding(msgspec.Struct, array_like=True, gc=False, frozen=True):
     #: `caller` and `call` of its REQUEST.
     caller: Data
     call: Number
+    #: What its caller asked for.
     service: str
     key: str | None = None
     #: Content type, length, and CRC-32 of the payload of a request with a key.
     payload: tuple[int, int, int] | None = None
     #: Seconds since its end; None while it runs.
     ended: Seconds | None = None
+    #: `service` of its REQUEST, if that is not what was asked for; else empty.
+    offered: str = ""
 
 
 class Holdings(Command, tag=16):

@@ -10,15 +10,21 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..._errors import ProtocolError
 from ..._wire import commands as c
+from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..._wire.majordomo import detect, is_worker
 from .dispatcher import Dispatcher
 from .legacy import Due, LegacyClient, LegacyPeer, LegacyWorker
 from .session import Session
+
+#: What our own messages begin with, whatever the version behind it.
+_OURS: Final = zmdp1.MAGIC[:-1]
+#: A legacy client can't claim its requests from a restarted broker: nothing is kept at workers for it to claim.
+_NOBODY: Final = b""
 
 
 class LegacyArrivals(Dispatcher):
@@ -29,12 +35,19 @@ class LegacyArrivals(Dispatcher):
     protocol_errors: int
     _peers: dict[bytes, Session]
     _sessions: dict[Any, Session]
+    #: What was last said to workers that were dismissed, by peer, while it may not have left.
+    _farewells: dict[bytes, LegacyPeer]
+
+    #: Peers that came when there was no room.
+    turned_away: int
 
     @abstractmethod
     def receive(self, peer: bytes, frames: Sequence[Frame], *, now: float) -> None:
         """Take a message from a peer."""
 
-    turned_away: int
+    @abstractmethod
+    def _receive_greeting(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
+        """Take the first message of a connection."""
 
     @abstractmethod
     def _has_room(self) -> bool:
@@ -45,8 +58,8 @@ class LegacyArrivals(Dispatcher):
         """Return what the commands of clients, or of workers, do."""
 
     @abstractmethod
-    def _shun(self, peer: bytes, session: Session | None, reason: str) -> None:
-        """Tell a peer once that it is not welcome; ignore it from then on."""
+    def _ignore_peer(self, peer: bytes) -> None:
+        """Pass over whatever comes over this connection."""
 
     @abstractmethod
     def _note_dropped(self, peer: bytes, session: Session | None, reason: str) -> None:
@@ -66,7 +79,10 @@ class LegacyArrivals(Dispatcher):
         try:
             session = self._recall(peer, frames, now) or self._meet(peer, frames)
         except ProtocolError as error:
-            self._shun(peer, None, str(error))
+            # In silence: an answer in a dialect that is not its own kills a Node peer.
+            self.protocol_errors += 1
+            self._note_dropped(peer, None, str(error))
+            self._ignore_peer(peer)
             return
         if session is None:
             return
@@ -102,6 +118,7 @@ class LegacyArrivals(Dispatcher):
         link: LegacyPeer = (LegacyWorker if worker else LegacyClient)(
             peer, dialects, self._dirty, self._timers, self.settings, self._ledger
         )
+        queues = isinstance(link, LegacyClient) and link.queues
         session = link.session = Session(
             _id(peer),
             _name(peer, dialects[0].name),
@@ -109,8 +126,8 @@ class LegacyArrivals(Dispatcher):
             link,
             self._handlers(is_worker=worker),
             is_worker=worker,
-            secret=peer,
-            appear=self.settings.legacy_wait if link.queues else math.inf,
+            digest=_NOBODY,
+            appear=self.settings.legacy_wait if queues else math.inf,
         )
         return session
 
@@ -132,18 +149,22 @@ class LegacyArrivals(Dispatcher):
     def _blame_legacy(self, session: Session, frames: Sequence[Frame], reason: str, now: float) -> None:
         """A message was malformed, or not to be expected, or is another peer's who uses the same connection."""
         peer = session.link.peer
-        try:
-            disowned = _link(session).disowns(frames)
-        except ProtocolError:
-            disowned = False
-        if disowned:
+        if self._is_anothers(session, frames):
             self._end_session(session, now)
-            self._receive_legacy(peer, frames, now)
+            self._receive_greeting(peer, frames, now)
         elif session.is_worker:
             self._dismiss_legacy(session, reason, now)
         else:
             self.protocol_errors += 1
             self._note_dropped(peer, session, f"a message: {reason}")
+
+    def _is_anothers(self, session: Session, frames: Sequence[Frame]) -> bool:
+        if is_ours(frames):
+            return True
+        try:
+            return _link(session).disowns(frames)
+        except ProtocolError:
+            return False
 
     def _dismiss_legacy(self, session: Session, reason: str, now: float) -> None:
         """Forget a peer that made a mistake, and tell it, where its dialect has a word for that."""
@@ -158,14 +179,34 @@ class LegacyArrivals(Dispatcher):
             return
         self._note_dropped(peer, session, reason)
         farewell = link.farewell()
-        if farewell is not None:
+        last = self._farewells.get(peer)
+        # One that does not read, and makes one mistake after the other, is told once.
+        if farewell is not None and (last is None or last.flushed):
+            self._farewells[peer] = link
             link.open(peer)
             link.say(farewell)
+
+    def _forget_farewell(self, peer: bytes) -> None:
+        """A connection is gone: what was not said over it is not for one who comes back under the same name."""
+        link = self._farewells.pop(peer, None)
+        if link is not None:
+            link.close()
+            link.drop_outbox()
+
+    def _forget_farewells(self) -> None:
+        """Let go of those that have been said."""
+        if self._farewells:
+            self._farewells = {peer: link for peer, link in self._farewells.items() if not link.flushed}
 
     def _check_life(self, session: Session, now: float) -> None:
         """Part from a peer that has not given a sign of life for too long."""
         if now > session.heard + session.link.patience:
             self._part(session, f"it gave no sign of life for {session.link.patience:g} s", now)
+
+
+def is_ours(frames: Sequence[Frame]) -> bool:
+    """Whether a message is ZMDP's, of whatever version; what has no frames, nobody else sends."""
+    return not frames or bytes(memoryview(frames[0])[: len(_OURS)]) == _OURS
 
 
 def _link(session: Session) -> LegacyPeer:

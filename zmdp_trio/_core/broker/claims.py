@@ -77,12 +77,14 @@ class Claim:
 class Holding:
     """What a worker has of a request of the last broker."""
 
-    __slots__ = ("awaited", "key", "origin", "payload", "service", "worker")
+    __slots__ = ("awaited", "key", "offered", "origin", "payload", "service", "worker")
 
     def __init__(self, worker: Session, holding: c.Holding) -> None:
         self.worker = worker
         self.origin = holding.caller, holding.call
         self.service = holding.service
+        #: What the worker offers it as.
+        self.offered = holding.offered or holding.service
         self.key = holding.key
         self.payload = holding.payload
         self.awaited: AwaitedKey | None = None

@@ -7,16 +7,24 @@ from typing import Any, Final
 from ..._errors import ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..link import headers_size, request_weight, weight
+from ..shared import is_reserved
 from .claims import Claim
+from .directory import Directory
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
 from .recovery import Recovery
+from .routing import MAX_RANGES, VERSION
 from .service import Service
 from .session import Session
+
+#: Bytes that may wait for a client that asks the broker itself: answers can be long where questions are short.
+ANSWERS_WAITING: Final = 4 * 2**20
 
 
 class ClientCommands(Recovery):
     """The broker's side of its clients: requests, credit, and leaving."""
+
+    _directory: Directory
 
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
         if request.id in session.requests:
@@ -35,7 +43,7 @@ class ClientCommands(Recovery):
         client.requests[request.id] = job
         self._ledger.bytes += size + JOB_BYTES
         service.counters.received += 1
-        error = self._refusal(job, request)
+        error = self._refusal(session, request, len(session.requests))
         if error is not None:
             self._refuse(job, error)
             return
@@ -43,17 +51,59 @@ class ClientCommands(Recovery):
 
     def _service_for(self, session: Session, request: c.Request) -> Service | None:
         """Return a request's service; None if the request was refused before any table heard of it, or of its names."""
-        error = self._misnamed(request)
-        if error is None:
-            service = self._service(request.service)
-            if service is not None:
+        try:
+            self._check_names(request)
+            service = self._services.get(request.service)
+            if service is not None and service.offers and request.worker is None:
                 return service
-            known = f"{self.settings.broker_services:,} services are known"
-            error = self._overloaded(f"{known}, and this is not one of them")
+            if not is_reserved(request.service):
+                return self._look_for(request)
+            self._inform(session, request)
+            return None
+        except RequestError as error:
+            self.forgotten.received += 1
+            self.forgotten.refused += 1
+            self._answer_error(session, request, error)
+            return None
+
+    def _inform(self, session: Session, request: c.Request) -> None:
+        """Answer a request that is about the broker itself.
+
+        Raises:
+            RequestError: it can't be answered.
+        """
+        error = self._refusal(session, request, len(session.requests) + 1)
+        if error is not None:
+            raise error
+        if session.link.outbox_bytes > min(ANSWERS_WAITING, self.settings.outbox):
+            raise self._overloaded("the caller does not read the answers that it got")
+        final = self._directory.answer(request)
+        size = len(final.body)  # type: ignore[arg-type]
+        if size > session.limits.message:
+            raise self._overloaded(f"an answer of {size:,} bytes, the caller takes {session.limits.message:,}")
         self.forgotten.received += 1
-        self.forgotten.refused += 1
-        self._answer_error(session, request, error)
-        return None
+        self.forgotten.replied += 1
+        session.link.put(final, size)
+
+    def _look_for(self, request: c.Request) -> Service:
+        """Return the service that a request goes to, or waits for.
+
+        Raises:
+            InvalidArgument: its name has a range in it that can't be read.
+            Overloaded: there are too many services, or too many ranges of one.
+        """
+        name = request.service
+        service = self._find(name, request.worker) or self._services.get(name)
+        if service is not None:
+            return service
+        parts = self._routes.read(name)
+        if parts is not None and self._lacking.count(parts[0] + VERSION) >= MAX_RANGES:
+            raise self._overloaded(f"requests for {MAX_RANGES:,} ranges of {parts[0]!r} wait for a version of it")
+        service = self._service(name)
+        if service is None:
+            known = f"{self.settings.broker_services:,} services are known"
+            raise self._overloaded(f"{known}, and this is not one of them")
+        return service
 
     def _keyed_client(self, session: Session, request: c.Request, service: Service, now: float) -> KeyedClient | None:
         """Return the client of a new keyed execution; None if the request is taken care of."""
@@ -95,18 +145,21 @@ class ClientCommands(Recovery):
         command = self._error(request.id, error)
         session.link.put(command, weight(command))
 
-    def _misnamed(self, request: c.Request) -> RequestError | None:
-        """What is wrong with a request's names; None if nothing is."""
+    def _check_names(self, request: c.Request) -> None:
+        """Make sure that a request's names are none that no table should hear of.
+
+        Raises:
+            InvalidArgument: one is too long, or there is none.
+        """
         size, limit = len(request.service.encode()), self.settings.max_service_name
         if not 0 < size <= limit:
-            return self._invalid(f"a service name has 1 to {limit} bytes, this one has {size:,}")
+            raise self._invalid(f"a service name has 1 to {limit} bytes, this one has {size:,}")
         for text in (request.key, request.worker):
             if text is not None and len(text.encode()) > c.MAX_NAME:
-                return self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
-        return None
+                raise self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
 
-    def _refusal(self, job: Job, request: c.Request) -> RequestError | None:
-        """Why a request is not even queued; None if it may be."""
+    def _refusal(self, session: Session, request: c.Request, requests: int) -> RequestError | None:
+        """Why a request, with which its client has so many, is not even queued; None if it may be."""
         limits = self.settings
         if len(request.body) > limits.max_message:  # type: ignore[arg-type]
             return self._invalid(f"the payload: {len(request.body):,} bytes, the limit is {limits.max_message:,}")  # type: ignore[arg-type]
@@ -114,7 +167,7 @@ class ClientCommands(Recovery):
             return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
             return Unavailable("the broker is draining", details=c.NOT_RUN)
-        return self._too_many(job.owner, len(job.owner.requests))
+        return self._too_many(session, requests)
 
     def _too_many(self, session: Session, requests: int) -> RequestError | None:
         """Why a client may not have that many requests; None if it may."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -22,10 +23,11 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Ledger, Link, weight
+from ..link import Ledger, Link, request_weight, weight
 from ..timers import Timers
 from .job import JOB_BYTES, Job, JobInput, JobState
 from .keys import Caller, KeyedClient, KeyTable
+from .routing import Names, Routes
 from .service import Counters, Offer, Service
 from .session import Session
 
@@ -37,6 +39,9 @@ class Dispatcher(ABC):
         self.settings = settings
         self.draining = False
         self._services: dict[str, Service] = {}
+        self._routes = Routes()
+        #: Services that requests have waited for though no worker was there for them.
+        self._lacking = Names()
         self._timers: Timers[Any] = Timers()
         #: Requests, and what waits for clients.
         self._ledger = Ledger()
@@ -67,18 +72,85 @@ class Dispatcher(ABC):
         """Let go of a service that nobody offers, waits for, or lost lately."""
         if service.unused and service not in self._timers and self._services.get(service.name) is service:
             del self._services[service.name]
+            self._routes.remove(service)
+            self._lacking.discard(service.name)
+            self._timers.cancel(service.demand)
             self.forgotten.add(service.counters)
+
+    # ---- routing
+
+    def _find(self, name: str, wanted: str | None) -> Service | None:
+        """Return the service that a request for a name goes to; None if nobody is there for it.
+
+        Args:
+            name: what is asked for: a plain name, or one with a range of versions.
+            wanted: only a worker of this name will do; None for any.
+        """
+        service = self._services.get(name)
+        if service is not None and service.offered_by(wanted):
+            return service
+        return self._routes.find(name, wanted)
+
+    def _server_of(self, job: Job) -> Service | None:
+        """Return where a job goes now: to its service while that is offered, then wherever it would if it came now."""
+        return job.service if job.service.offered_by(job.wanted) else self._find(job.asked, job.wanted)
+
+    def _place_of(self, job: Job) -> Service:
+        """Return where a job goes, or waits: if nobody is there for it, under the name that was asked for."""
+        service = self._server_of(job) or self._service(job.asked, at_any_rate=True)
+        assert service is not None
+        return service
+
+    def _move(self, job: Job, service: Service) -> None:
+        """Enter a job, which is in no queue, into another service's books."""
+        before = job.service
+        before.counters.received -= 1
+        service.counters.received += 1
+        job.service = service
+        if not before.offers:
+            self._forget_service(before)
+
+    def _seek(self, job: Job, now: float) -> None:
+        """A queued job's worker is gone, or another one has come: let it wait where it belongs now."""
+        service = self._place_of(job)
+        if service is job.service:
+            self._await_worker(job, now)
+            return
+        self._timers.cancel(job)
+        job.service.dequeue(job)
+        self._move(job, service)
+        self._dispatch(job, now, accepted=True)
+
+    def _seek_all(self, offer: Offer, prefix: str, now: float) -> None:
+        """A worker offers what names with this prefix may stand for: let those go there that wait in vain."""
+        for name in self._lacking.beginning_with(prefix):
+            if not self._routes.fits(offer.service, name):
+                continue
+            service = self._services[name]
+            for job in in_order(service.queued_jobs()):
+                suitable = job.wanted in (None, offer.session.name)
+                if suitable and self._server_of(job) not in (None, service):
+                    self._seek(job, now)
+            if not service.queued:
+                self._lacking.discard(name)
 
     # ---- dispatch
 
-    def _dispatch(self, job: Job, now: float) -> None:
-        """Give a job to a worker, or let it wait."""
+    def _dispatch(self, job: Job, now: float, *, accepted: bool = False, first: bool = False) -> None:
+        """Give a job to a worker, or let it wait.
+
+        Args:
+            job: one in no queue.
+            now: on the machine's clock.
+            accepted: it has waited before: it is not refused for want of room.
+            first: it waits before all others of its client.
+        """
         if job.deadline <= now:
             self._expire(job)
             return
         offer = job.service.offer_for(job)
         if offer is None:
-            self._enqueue(job, now)
+            self._enqueue(job, now, accepted=accepted, first=first)
         else:
             self._give(job, offer, now)
 
@@ -99,11 +171,16 @@ class Dispatcher(ABC):
         request = job.request
         assert request is not None
         request.id = job.id
+        size = job.size
+        if request.service != service.name or request.asked:
+            request.service = service.name
+            request.asked = "" if job.asked == service.name else job.asked
+            size = request_weight(request)
         request.peer = job.client.name
         request.caller, request.call = job.owner.digest, job.client_id
         request.messages, request.bytes = job.messages, job.bytes
         request.left = job.deadline - now if job.deadline < math.inf else None
-        worker.link.put(request, job.size)
+        worker.link.put(request, size)
         if worker.link.outbox_bytes > self.settings.outbox:
             self._choke(worker)
 
@@ -113,17 +190,17 @@ class Dispatcher(ABC):
         if spent and job.client_id in job.owner.requests:
             job.owner.link.put(c.Heartbeat([c.Held(job.client_id, None, job.retries)]))
 
-    def _enqueue(self, job: Job, now: float, *, again: bool = False) -> None:
+    def _enqueue(self, job: Job, now: float, *, accepted: bool = False, first: bool = False) -> None:
         service, settings = job.service, self.settings
         full = (
             service.queued >= settings.queue_requests
             or service.queued_bytes + job.size > settings.queue_bytes
             or service.waiting(job.owner) >= settings.client_queue
         )
-        if (full and not again) or service.too_choosy(job):
+        if (full and not accepted) or service.too_choosy(job):
             self._refuse(job, self._overloaded(f"{service.queued:,} requests are waiting for {service.name!r}"))
             return
-        service.enqueue(job, first=again)
+        service.enqueue(job, first=first)
         self._await_worker(job, now)
         if service.demand.shared and not service.demand.waiting:
             self._timers.set(service.demand, service.demand.queued(now))
@@ -131,6 +208,8 @@ class Dispatcher(ABC):
     def _await_worker(self, job: Job, now: float) -> None:
         """Watch a queued job's deadline, and if no worker is there for it, the wait for one to appear."""
         served = job.service.served(job)
+        if not served:
+            self._lacking.add(job.service.name)
         job.appear = math.inf if served else max(now + job.owner.appear, self._recovery_ends)
         self._timers.set(job, min(job.deadline, job.appear))
 
@@ -265,21 +344,26 @@ class Dispatcher(ABC):
             self._expire(job)
         elif job.service.served(job) or now < self._recovery_ends:
             self._await_worker(job, now)
-        elif job.retries and job.service.lost_at is not None:
+        elif job.retries and self._lately_lost(job):
             job.retries -= 1
             self._await_worker(job, now)
         else:
             job.service.dequeue(job)
             self._refuse(job, self._absent(job))
 
+    def _lately_lost(self, job: Job) -> bool:
+        """Whether a service that the job could have gone to has lost its last worker, without a word."""
+        services = (job.service, *self._routes.matching(job.asked))
+        return any(service.lost_at is not None for service in services)
+
     def _absent(self, job: Job) -> RequestError:
-        name = job.service.name
+        name = job.asked
         if job.rejected_by is not None:
             return RequestRejected("every worker rejected it")
         details = None if job.given else c.NOT_RUN
         if job.wanted is not None:
             return ServiceNotFound(f"no worker {job.wanted!r} offers {name!r}", details=details)
-        if job.service.lost_at is not None:
+        if self._lately_lost(job):
             return Unavailable(f"the last worker that offered {name!r} was lost", details=details)
         return ServiceNotFound(f"no worker offers {name!r}", details=details)
 
@@ -306,35 +390,32 @@ class Dispatcher(ABC):
         """A worker takes no more work."""
         offers, session.offers = session.offers, {}
         for offer in offers.values():
+            offer.service.remove_offer(offer)
+        for offer in offers.values():
             service = offer.service
-            service.remove_offer(offer)
             if not service.offers:
                 self._orphan_service(service, now, lost=lost)
                 continue
             for job in service.choosy_jobs():
                 if job.appear == math.inf:
-                    self._await_worker(job, now)
+                    self._seek(job, now)
 
     def _orphan_service(self, service: Service, now: float, *, lost: bool) -> None:
-        """The last worker of a service is gone: what waits gets a little time for another one to appear."""
+        """The last worker of a service is gone: what waits goes elsewhere, or gets a little time for one to appear."""
         if lost:
             service.lost_at = now
             self._timers.set(service, now + self.settings.resume)
-        for job in service.queued_jobs():
-            self._await_worker(job, now)
+        for job in in_order(service.queued_jobs()):
+            self._seek(job, now)
         self._forget_service(service)
 
     def _again(self, job: Job, now: float) -> None:
         """Put a job that a worker had back, before all others of its client."""
         job.step(JobInput.REQUEUE)
-        if job.deadline <= now:
-            self._expire(job)
-            return
-        offer = job.service.offer_for(job)
-        if offer is not None:
-            self._give(job, offer, now)
-        else:
-            self._enqueue(job, now, again=True)
+        service = self._place_of(job)
+        if service is not job.service:
+            self._move(job, service)
+        self._dispatch(job, now, accepted=True, first=True)
 
     def _rejected(self, job: Job, now: float) -> None:
         """A worker would not run a job: ask one that has not been asked, or tell the caller."""
@@ -346,7 +427,8 @@ class Dispatcher(ABC):
             self._refuse(job, BrokerLost("a worker rejected it, and its payload was lost with the broker"))
         else:
             job.rejected_by = frozenset((*(job.rejected_by or ()), offer.session))
-            if job.service.served(job):
+            service = self._server_of(job)
+            if service is not None and service.served(job):
                 self._again(job, now)
             else:
                 self._refuse(job, RequestRejected("every worker rejected it"))
@@ -359,3 +441,8 @@ class Dispatcher(ABC):
 
     def _invalid(self, message: str) -> InvalidArgument:
         return InvalidArgument(message)
+
+
+def in_order(jobs: Iterable[Job]) -> list[Job]:
+    """Return jobs as they came."""
+    return sorted(jobs, key=lambda job: job.id)

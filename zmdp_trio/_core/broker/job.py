@@ -75,6 +75,7 @@ class Job:
         id: the broker's own, which its worker knows it by.
         client: who gets the replies.
         owner: in whose turn it waits.
+        asked: the name that was asked for; `service` may be a wildcard, or a version, that it stands for.
         client_id: the id that its client gave it.
         request: as it came, while it may have to be sent to (another) worker: until the first partial reply.
         deadline: on the machine's clock.
@@ -84,6 +85,7 @@ class Job:
 
     __slots__ = (
         "appear",
+        "asked",
         "bytes",
         "client",
         "client_id",
@@ -117,6 +119,7 @@ class Job:
         self.client = client
         self.owner = owner
         self.client_id = request.id
+        self.asked = request.service
         self.service = service
         self.request: c.Request | None = request
         self.size = size

@@ -18,10 +18,11 @@ from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
-from .arrivals import LegacyArrivals
+from .arrivals import LegacyArrivals, is_ours
 from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
+from .directory import Directory
 from .job import Job
 from .legacy import Due, LegacyPeer
 from .recovery import Recovery
@@ -56,9 +57,11 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self.name = name
         self.protocols = protocols
         self.epoch = epoch
+        self._directory = Directory(name, self._services, self._routes)
         self._peers: dict[bytes, Session] = {}
         self._sessions: dict[Any, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()
+        self._farewells: dict[bytes, LegacyPeer] = {}
         self._next_beat = math.inf
         self._dropped: list[tuple[str, str]] = []
         #: Peers that were told to come again later, since there were too many.
@@ -104,6 +107,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
     def lost(self, peer: bytes, *, now: float) -> None:
         """A peer's connection is gone: a worker's jobs at once, a client's session unless it comes back in time."""
         self._shunned.pop(peer, None)
+        self._forget_farewell(peer)
         self._timers.now = now
         session = self._peers.pop(peer, None)
         if session is None:
@@ -190,7 +194,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
     def _receive_greeting(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
         if peer in self._shunned:
             return
-        if frames and frames[0] != zmdp1.MAGIC:
+        if not is_ours(frames):
             self._receive_legacy(peer, frames, now)
             return
         try:
@@ -242,8 +246,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._welcome(session)
         if self.draining:
             session.link.put(c.Drain())
-        for offer in hello.offers or ():
-            self._on_slots(session, c.Slots(offer.service, offer.slots), now)
+        if hello.offers:
+            self._on_offers(session, hello.offers, now)
         self._expect_beats(now)
 
     def _welcome(self, session: Session) -> None:
@@ -335,12 +339,16 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._remove_worker(session, now, lost=not (session.draining or polite))
 
     def _beat(self, now: float) -> None:
+        # Who was asleep can't tell who was silent: what they said may still wait to be read.
+        awake = now <= self._next_beat + self.settings.heartbeat
+        self._forget_farewells()
         self._next_beat = now + self.settings.heartbeat if self._sessions else math.inf
         for session in list(self._sessions.values()):
             if session.link.opened:
                 session.link.beat()
                 self._beat_requests(session)
-                self._check_life(session, now)
+                if awake:
+                    self._check_life(session, now)
 
     # ---- from clients and workers
 

@@ -89,7 +89,8 @@ class Recovery(Dispatcher):
         for each in command.holdings:
             if len(self._holdings) >= MAX_ALL_HOLDINGS:
                 return
-            if not 0 < len(each.service.encode()) <= self.settings.max_service_name:
+            names = len(each.service.encode()), len((each.offered or each.service).encode())
+            if not 0 < min(names) <= max(names) <= self.settings.max_service_name:
                 raise ProtocolError("it holds a request for a service whose name is empty or too long")
             if len(each.caller) > c.MAX_NAME or len((each.key or "").encode()) > c.MAX_NAME:
                 raise ProtocolError(f"it holds a request whose key, or caller, is above {c.MAX_NAME} bytes")
@@ -262,7 +263,7 @@ class Recovery(Dispatcher):
 
     def _recover(self, holding: Holding, claim: Claim, client: Session | KeyedClient, now: float) -> Job:
         """Make a job of what a worker has, and have the worker go on with it."""
-        worker, service = holding.worker, self._service(holding.service, at_any_rate=True)
+        worker, service = holding.worker, self._service(holding.offered, at_any_rate=True)
         assert service is not None
         left = claim.left(now)
         self._next_job += 1
@@ -274,7 +275,7 @@ class Recovery(Dispatcher):
         job.partials = claim.received or 0
         job.step(JobInput.DISPATCH)
         # A worker that drains offers nothing: then the offer is none that anybody else is given.
-        job.offer = worker.offers.get(holding.service) or Offer(worker, service)
+        job.offer = worker.offers.get(holding.offered) or Offer(worker, service)
         self._ledger.bytes += JOB_BYTES
         service.counters.received += 1
         service.take_slot(job.offer)

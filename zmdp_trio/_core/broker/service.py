@@ -186,6 +186,18 @@ class Service:
             return bool(self.offers)
         return any(job.suits(offer) for offer in self.offers.values())
 
+    def offered_by(self, wanted: str | None) -> bool:
+        """Whether a worker of this name offers it; any worker, with None."""
+        if wanted is None:
+            return bool(self.offers)
+        return any(session.name == wanted for session in self.offers)
+
+    def has_slot(self, wanted: str | None) -> bool:
+        """Whether a worker of this name has a free slot; any worker, with None."""
+        if wanted is None:
+            return self.least_loaded() is not None
+        return any(offer.running < offer.slots for offer in self.offers.values() if offer.session.name == wanted)
+
     # ---- the queue
 
     def enqueue(self, job: Job, *, first: bool = False) -> None:

@@ -27,7 +27,8 @@ class Session:
         requests: jobs that it asked for and that are not over, by its own ids.
         held: jobs that it runs, by the broker's ids.
         holdings: what it has of the last broker's requests and nobody has claimed, by origin.
-        digest: what its requests are known by to workers: the same with every broker, and it does not tell the id.
+        digest: what its requests are known by to workers: the same with every broker, and it does not tell the id;
+            empty for one that can't claim them.
         offers: what it serves, by service.
         appear: seconds that its requests wait for a service to appear.
         heard: when its last message came.
@@ -66,12 +67,11 @@ class Session:
         handlers: dict[type[Command], Any],
         *,
         is_worker: bool,
-        secret: bytes,
+        digest: bytes,
         appear: float,
     ) -> None:
-        """Make a session; `secret` is what its digest is made of."""
         self.id = id
-        self.digest = blake2b(secret, digest_size=16).digest()
+        self.digest = digest
         self.name = name
         self.limits = limits
         self.handlers = handlers
@@ -111,7 +111,7 @@ class Session:
             Link(dirty, None if is_worker else ledger),
             handlers,
             is_worker=is_worker,
-            secret=hello.session,
+            digest=blake2b(hello.session, digest_size=16).digest(),
             appear=settings.appear,
         )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError, RequestError
 from ..._wire import commands as c
 from ..link import weight
+from ..shared import is_reserved
 from .dispatcher import Dispatcher
 from .job import Job, JobInput, JobState
 from .keys import KeyedClient
 from .legacy import GiveUp
+from .routing import MAX_VERSIONS
 from .service import Offer
 from .session import Session
 
@@ -162,28 +165,58 @@ class WorkerCommands(Dispatcher):
         if session.draining:
             return
         offer = session.offers.get(command.service)
-        # A worker that leases nothing yet, or changes a lease, has other brokers too.
-        shared = offer is not None or not command.slots
         if offer is None:
-            if not 0 < len(command.service.encode()) <= self.settings.max_service_name:
+            self._on_offers(session, [c.Offer(command.service, command.slots)], now)
+            return
+        self._answer(session, command)
+        self._set_lease(offer, command.slots)
+        self._feed(offer, now)
+        self._note_shared(offer, now)
+
+    def _on_offers(self, session: Session, offers: Sequence[c.Offer], now: float) -> None:
+        """A worker offers services: all of them stand before the first request is given to it."""
+        added = {self._add_offer(session, each): each for each in offers}
+        for offer in added:
+            self._feed(offer, now)
+        for offer in added:
+            prefix = self._routes.prefix(offer.service)
+            if prefix is not None:
+                self._seek_all(offer, prefix, now)
+        for offer, each in added.items():
+            if not each.slots:
+                # It has other brokers too.
+                self._note_shared(offer, now)
+
+    def _add_offer(self, session: Session, each: c.Offer) -> Offer:
+        offer = session.offers.get(each.service)
+        if offer is None:
+            if not 0 < len(each.service.encode()) <= self.settings.max_service_name:
                 raise ProtocolError("an offer of a service whose name is empty or too long")
+            if is_reserved(each.service):
+                raise ProtocolError(f"an offer of {each.service!r}, which the broker answers itself")
             if len(session.offers) >= MAX_SERVICES:
                 raise ProtocolError("too many services")
-            service = self._service(command.service)
+            service = self._service(each.service)
             if service is None:
                 raise ProtocolError(f"{self.settings.broker_services:,} services are known, this broker takes no more")
-            offer = session.offers[command.service] = Offer(session, service)
+            if not self._routes.add(service):
+                self._forget_service(service)
+                raise ProtocolError(f"{MAX_VERSIONS} versions of {each.service!r} are known, this broker takes no more")
+            offer = session.offers[each.service] = Offer(session, service)
             service.add_offer(offer)
             self._timers.cancel(service)
-        else:
-            self._answer(session, command)
-        offer.lease = command.slots
-        if not session.choked:
-            offer.service.set_slots(offer, command.slots)
-        self._feed(offer, now)
-        if shared:
-            demand = offer.service.demand
-            self._timers.set(demand, demand.leased(offer, now))
+        self._set_lease(offer, each.slots)
+        return offer
+
+    def _set_lease(self, offer: Offer, slots: int) -> None:
+        offer.lease = slots
+        if not offer.session.choked:
+            offer.service.set_slots(offer, slots)
+
+    def _note_shared(self, offer: Offer, now: float) -> None:
+        """A worker that leases nothing yet, or changes a lease, has other brokers too: tell it what waits here."""
+        demand = offer.service.demand
+        self._timers.set(demand, demand.leased(offer, now))
 
     def _on_drain(self, session: Session, command: c.Drain, now: float) -> None:
         session.draining = True

@@ -417,6 +417,8 @@ class WorkerLink(ForeignLink):
                 left=self._time_left(task, request.options),
                 headers={OPTIONS: bytes(request.options).decode(errors="replace")} if len(request.options) else None,
                 peer=_readable(request.client),
+                # A PIGATO worker may offer many names at once, `files.*` for example.
+                asked=request.service if request.service not in ("", post.service) else "",
             )
         ]
 

@@ -132,6 +132,16 @@ class Execution:
         return self.messages > 0 and self.bytes > 0 and not self.uplink.choked
 
     @property
+    def asked(self) -> str:
+        """The name that its caller asked for; that which the worker offers is `request.service`."""
+        return self.request.asked or self.request.service
+
+    @property
+    def offered(self) -> str:
+        """The name that the worker offers, if another one was asked for; else empty."""
+        return self.request.service if self.request.asked else ""
+
+    @property
     def origin(self) -> Origin:
         """What it is called whichever broker it came by."""
         return self.request.caller, self.request.call

@@ -26,6 +26,7 @@ class Outcome(msgspec.Struct, gc=False):
     """How one execution ended.  There are thousands: such a struct is made fast, and is no work for the collector.
 
     Attributes:
+        service: what was asked for; `offered` is what the worker offers, if that is another name.
         command: its FINAL or ERROR.
         first: number of the first of the partial replies in `sent`, which its caller may not have read.
         epoch: of the broker that the outcome was last sent to; empty for none.
@@ -33,6 +34,7 @@ class Outcome(msgspec.Struct, gc=False):
 
     origin: Origin
     service: str
+    offered: str
     key: str | None
     payload: Fingerprint | None
     endpoint: str
@@ -46,7 +48,8 @@ class Outcome(msgspec.Struct, gc=False):
     def holding(self, now: float) -> c.Holding:
         """Return what a broker is told of it."""
         caller, call = self.origin
-        return c.Holding(caller, call, self.service, self.key, self.payload, max(now - self.at, 0.0))
+        ended = max(now - self.at, 0.0)
+        return c.Holding(caller, call, self.service, self.key, self.payload, ended, self.offered)
 
 
 class _Table:
@@ -98,7 +101,8 @@ class Outcomes:
         request, uplink = execution.request, execution.uplink
         outcome = Outcome(
             (request.caller, request.call),
-            request.service,
+            request.asked or request.service,
+            request.service if request.asked else "",
             request.key,
             execution.payload,
             uplink.endpoint,

@@ -111,8 +111,8 @@ class Recovery(Dialler):
     def _tell_holdings(self, uplink: Uplink, greeted: Greeted, now: float) -> None:
         """Tell a broker what we have of the requests that its predecessor sent."""
         holdings = [
-            c.Holding(*execution.origin, execution.request.service, execution.request.key, execution.payload)
-            for execution in self._unclaimed[uplink].executions.values()
+            c.Holding(*each.origin, each.asked, each.request.key, each.payload, offered=each.offered)
+            for each in self._unclaimed[uplink].executions.values()
         ]
         keyed_only = greeted is not Greeted.RESTARTED
         outcomes = self._outcomes.unknown_to(uplink.endpoint, uplink.epoch, keyed_only=keyed_only)

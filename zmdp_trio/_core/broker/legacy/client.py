@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
-
-import msgspec
+from typing import Any, ClassVar, Final, NamedTuple
 
 from ...._errors import Code, ProtocolError
 from ...._wire import commands as c
-from ...._wire.frames import UNREADABLE, Frame, Frames
+from ...._wire.frames import Frame, Frames
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies
+from ...link import COMMAND_BYTES
+from . import options
+from .options import Options
 from .peer import Due, LegacyPeer
 
-if TYPE_CHECKING:
-    from ..session import Session
-
-#: Seconds after which a request of OMDP or PIGATO times out, if its options don't say; in them, milliseconds.
-TIMEOUT: Final = 60.0
 #: Replies stop this many seconds, at most, before their client gives up: one that is on its way then would kill it.
 MARGIN: Final = 0.1
-#: Options that say something to the broker; whatever else is in them is for the worker, which gets all in a header.
-_BROKERS: Final = frozenset(("timeout", "retry", "workerId", "persist"))
-OPTIONS: Final = "opts"
-_read_json = msgspec.json.Decoder().decode
+#: What a request of MDP has: its clients can't say.
+_NO_OPTIONS: Final = Options(timeout=math.inf)
 
 
 class Call(Due):
-    """A request of a legacy client, until its last reply has been queued, or it was given up."""
+    """A request of a legacy client, until its last reply has left, or it was given up."""
 
-    __slots__ = ("heard", "id", "joined", "joined_bytes", "link", "rid", "service", "timeout")
+    __slots__ = ("heard", "id", "joined", "joined_bytes", "link", "rid", "service", "session", "timeout")
 
     def __init__(self, link: LegacyClient, id: int, request: m.Request, timeout: float, now: float) -> None:
         self.link = link
+        self.session = link.session
         self.id = id
         self.rid = request.id
         self.service = request.service
@@ -47,21 +42,20 @@ class Call(Due):
         self.joined_bytes = 0
 
     @property
-    def session(self) -> Session:
-        return self.link.session
-
-    @property
     def expires(self) -> float:
         """When its client gives it up, or a little before."""
         return self.heard + self.timeout - min(MARGIN, self.timeout / 4)
 
-    @property
-    def last(self) -> tuple[Call, int, int] | None:
-        """What is to be told when its last reply has left: only of one that may come too late."""
-        return None if self.timeout == math.inf else (self, 0, 0)
-
     def due(self, now: float) -> Sequence[Any]:
         return self.link.expire(self, now)
+
+
+class Reply(NamedTuple):
+    """What is told of a message in the outbox: whose reply it is, and the credit that it used; the last one, none."""
+
+    call: Call
+    messages: int = 0
+    bytes: int = 0
 
 
 class LegacyClient(LegacyPeer):
@@ -76,9 +70,17 @@ class LegacyClient(LegacyPeer):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        #: Requests that have no last reply yet, and of those with ids of their client's, by these.
         self._calls: dict[int, Call] = {}
         self._ids: dict[bytes, Call] = {}
         self._next_id = 0
+        #: Bytes of all partial replies that wait for the final ones.
+        self._joined_bytes = 0
+
+    @property
+    def queues(self) -> bool:
+        """Its requests wait for a service as long as the setting says: how long it waits itself, nobody knows."""
+        return not self.dialect.numbered
 
     @property
     def patience(self) -> float:
@@ -86,59 +88,67 @@ class LegacyClient(LegacyPeer):
         return super().patience if self.dialect.client_beats else math.inf
 
     @property
+    def may_return(self) -> bool:
+        """It has a name of its own choosing, and says so when it is back, by a heartbeat at least."""
+        return self.dialect.client_beats and self._identity[:1] != b"\0"
+
+    @property
     def held_bytes(self) -> int:
-        return self.outbox_bytes + sum(call.joined_bytes for call in self._calls.values())
+        return self.outbox_bytes + self._joined_bytes
 
     def reset(self) -> None:
         super().reset()
         for call in list(self._calls.values()):
-            self._forget(call)
+            self._give_up(call)
 
     # ---- in
 
-    def receive(self, frames: Sequence[Frame]) -> list[Any]:
-        message = self._read(frames)
-        if type(message) is m.Request:
-            return self._receive_request(message)
+    def _hear(self, message: m.Message) -> list[Any]:
+        if isinstance(message, m.Request):
+            return self._on_request(message)
         assert isinstance(message, m.Heartbeat)
         if message.id:
             call = self._ids.get(message.id)
             return [] if call is None else [c.Heartbeat([c.Held(call.id)])]
         if self.dialect.acknowledged:
-            self.say(m.Heartbeat())
+            self._say_alive()
         return []
 
-    def _receive_request(self, request: m.Request) -> list[Any]:
-        numbered = self.dialect.numbered
+    def _on_request(self, request: m.Request) -> list[Any]:
+        numbered, limit = self.dialect.numbered, self._settings.max_headers
         if numbered and request.id in self._ids:
             raise ProtocolError("a request with the id of one that is not over")
-        options = _options(request.options) if numbered else {}
-        timeout = _seconds(options.get("timeout")) if numbered else math.inf
-        self._next_id += 1
-        call = self._calls[self._next_id] = Call(self, self._next_id, request, timeout, self._timers.now)
-        if numbered:
-            self._ids[call.rid] = call
-            self._timers.set(call, call.expires)
+        too_large = len(request.options) > limit
+        wishes = _NO_OPTIONS if not numbered else Options() if too_large else options.read(request.options)
+        call = self._enter(request, wishes.timeout)
+        if too_large:
+            return self._refuse(call, Code.INVALID_ARGUMENT, f"the options are above {limit:,} bytes")
+        if wishes.persist:
+            message = "`persist`: this broker keeps requests in memory, and promises nothing else"
+            return self._refuse(call, Code.UNIMPLEMENTED, message)
         try:
             content, body = self._body(request)
         except ValueError as error:
-            self._fail(c.Error(call.id, Code.INVALID_ARGUMENT.value, "", f"the payload: {error}"))
-            return []
-        if options.get("persist"):
-            message = "`persist`: this broker keeps requests in memory, and promises nothing else"
-            self._fail(c.Error(call.id, Code.UNIMPLEMENTED.value, "", message))
-            return []
+            return self._refuse(call, Code.INVALID_ARGUMENT, f"the payload: {error}")
         credit = self._settings.credit_messages, self._settings.credit_bytes
         command = c.Request(call.id, request.service, content, body, *credit)
         if numbered:
-            command.timeout = None if timeout == math.inf else timeout
-            command.retry = _retries(options.get("retry"))
-            command.worker = options.get("workerId") or None
-            if not isinstance(command.worker, str | None):
-                command.worker = str(command.worker)
-            if not options.keys() <= _BROKERS:
-                command.headers = {OPTIONS: bytes(request.options).decode()}
+            command.timeout = None if call.timeout == math.inf else call.timeout
+            command.retry, command.worker, command.headers = wishes.retry, wishes.worker, wishes.headers
         return [command]
+
+    def _enter(self, request: m.Request, timeout: float) -> Call:
+        self._next_id += 1
+        call = self._calls[self._next_id] = Call(self, self._next_id, request, timeout, self._timers.now)
+        if self.dialect.numbered:
+            self._ids[call.rid] = call
+            self._timers.set(call, call.expires)
+        return call
+
+    def _refuse(self, call: Call, code: Code, message: str) -> list[Any]:
+        """End a request that the machine never hears of."""
+        self._fail(c.Error(call.id, code.value, "", message))
+        return []
 
     def _body(self, request: m.Request) -> tuple[int, Any]:
         if self.dialect.json:
@@ -151,16 +161,16 @@ class LegacyClient(LegacyPeer):
         call = self._calls.get(partial.id)
         if call is None:
             return
-        size = len(partial.body)  # type: ignore[arg-type]
         try:
             if not self.dialect.partials:
-                self._join(call, partial, size)
+                self._join(call, partial)
                 return
             body = self._say_body(partial, partial=True)
         except ValueError as error:
-            self._break_off(call, c.Error(call.id, Code.INTERNAL.value, "", f"a partial reply: {error}"))
+            self._break_off(call, Code.INTERNAL, f"a partial reply: {error}")
             return
-        self.say(m.Partial(body, service=call.service, id=call.rid), size, (call, 1, size))
+        size = len(partial.body)  # type: ignore[arg-type]
+        self.say(m.Partial(body, service=call.service, id=call.rid), Reply(call, 1, size))
 
     def _say_body(self, reply: c.Partial | c.Final, *, partial: bool = False) -> Sequence[Frame]:
         content, body = reply.content, reply.body
@@ -169,17 +179,22 @@ class LegacyClient(LegacyPeer):
             return bodies.to_frames(content, body)
         return (bodies.partial_to_json(content, body) if partial else bodies.to_json(content, body),)
 
-    def _join(self, call: Call, partial: c.Partial, size: int) -> None:
+    def _join(self, call: Call, partial: c.Partial) -> None:
         """Keep a partial reply for the one reply that the dialect has; its worker may go on."""
+        frames = self._say_body(partial)
+        size = sum(map(len, frames)) + COMMAND_BYTES * len(frames)
         if call.joined_bytes + size > self._settings.max_message:
             limit = f"{self._settings.max_message:,} bytes"
-            error = c.Error(call.id, Code.RESOURCE_EXHAUSTED.value, "", f"partial replies add up to more than {limit}")
-            self._break_off(call, error)
+            self._break_off(call, Code.RESOURCE_EXHAUSTED, f"partial replies add up to more than {limit}")
             return
-        call.joined.extend(bodies.to_frames(partial.content, partial.body))  # type: ignore[arg-type]
+        call.joined.extend(frames)
+        self._count_joined(call, size)
+        self._find(c.Credit(call.id, 1, len(partial.body)))  # type: ignore[arg-type]
+
+    def _count_joined(self, call: Call, size: int) -> None:
         call.joined_bytes += size
+        self._joined_bytes += size
         self._ledger.bytes += size
-        self._find(c.Credit(call.id, 1, size))
 
     def _final(self, final: c.Final) -> None:
         call = self._calls.get(final.id)
@@ -192,24 +207,28 @@ class LegacyClient(LegacyPeer):
             return
         if call.joined:
             body = [*call.joined, *body]
-        size = len(final.body) + call.joined_bytes  # type: ignore[arg-type]
-        self._forget(call)
-        self.say(m.Final(body, service=call.service, id=call.rid), size, call.last)
+        self._say_last(call, m.Final(body, service=call.service, id=call.rid))
 
     def _fail(self, error: c.Error) -> None:
         call = self._calls.get(error.id)
         if call is None:
             return
-        self._forget(call)
         if self.dialect.failures:
-            self.say(m.Failure(bodies.error_to_json(error), id=call.rid), 0, call.last)
+            self._say_last(call, m.Failure(bodies.error_to_json(error), id=call.rid))
         elif self._settings.mdp_errors:
-            self.say(m.Final((bodies.error_to_frame(error),), service=call.service), 0, call.last)
+            self._say_last(call, m.Final((bodies.error_to_frame(error),), service=call.service))
+        else:
+            self._forget(call)
 
-    def _break_off(self, call: Call, error: c.Error) -> None:
+    def _say_last(self, call: Call, message: m.Message) -> None:
+        """Send what ends a request; its time goes on until that has left."""
+        self._forget(call)
+        self.say(message, None if call.timeout == math.inf else Reply(call))
+
+    def _break_off(self, call: Call, code: Code, message: str) -> None:
         """Tell the client what went wrong, and have the machine cancel its request."""
-        self._fail(error)
-        self._find(c.Cancel(error.id))
+        self._fail(c.Error(call.id, code.value, "", message))
+        self._find(c.Cancel(call.id))
 
     _says: ClassVar[dict[type[c.Command], Callable[[Any, Any], None]]] = {
         c.Partial: _partial,
@@ -218,17 +237,23 @@ class LegacyClient(LegacyPeer):
     }
 
     def next_batch(self) -> Frames | None:
-        while self.outbox and (told := self.outbox[0][2]) is not None and self._timers.now >= told[0].expires:
+        while self.outbox and (reply := self.outbox[0][2]) is not None and self._timers.now >= reply.call.expires:
             # Its client has given up, or is about to: what comes now would be an error there, and often the last one.
             self._pop()
         return super().next_batch()
 
-    def _left(self, told: tuple[Call, int, int]) -> None:
-        call, messages, size = told
+    def _pop(self) -> Reply | None:
+        reply: Reply | None = super()._pop()
+        if reply is not None and not reply.messages:
+            self._timers.cancel(reply.call)
+        return reply
+
+    def _left(self, reply: Reply) -> None:
+        call = reply.call
         call.heard = self._timers.now
-        if messages and call.id in self._calls:
+        if reply.messages and call.id in self._calls:
             # As its outbox drains, a client that knows no credit has room for more.
-            self._find(c.Credit(call.id, messages, size))
+            self._find(c.Credit(call.id, reply.messages, reply.bytes))
 
     # ---- time
 
@@ -237,33 +262,21 @@ class LegacyClient(LegacyPeer):
         if now < call.expires:
             self._timers.set(call, call.expires)
             return ()
-        self._forget(call)
+        if call.id not in self._calls:
+            # Its last reply has not left yet, and won't any more.
+            self.schedule()
+            return ()
+        self._give_up(call)
         return (c.Cancel(call.id),)
 
+    def _give_up(self, call: Call) -> None:
+        """A request is over, and its client hears no more of it."""
+        self._forget(call)
+        self._timers.cancel(call)
+
     def _forget(self, call: Call) -> None:
+        """A request is over, but for the last reply, which may not have left."""
         del self._calls[call.id]
         if self.dialect.numbered:
             del self._ids[call.rid]
-            self._timers.cancel(call)
-        self._ledger.bytes -= call.joined_bytes
-
-
-def _options(text: Frame) -> dict[str, Any]:
-    """Return a request's options; what is unreadable is none, as PIGATO's own broker has it."""
-    try:
-        options = _read_json(text) if len(text) else None
-    except UNREADABLE:
-        return {}
-    return options if isinstance(options, dict) else {}
-
-
-def _seconds(milliseconds: Any) -> float:
-    """Return the time-out that options ask for; a negative one is none."""
-    if not isinstance(milliseconds, int | float) or isinstance(milliseconds, bool) or not milliseconds:
-        return TIMEOUT
-    return math.inf if milliseconds < 0 else milliseconds / 1000
-
-
-def _retries(value: Any) -> int:
-    """Return how often options allow a request to run again."""
-    return int(min(value, c.MAX_RETRY)) if isinstance(value, int | float) and value > 0 else 0
+        self._count_joined(call, -call.joined_bytes)

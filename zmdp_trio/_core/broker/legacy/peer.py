@@ -17,7 +17,7 @@ from ...._settings import Settings
 from ...._wire import commands as c
 from ...._wire.frames import Frame, Frames
 from ...._wire.majordomo import Dialect, Route, detect, is_worker
-from ...._wire.majordomo.messages import Message
+from ...._wire.majordomo import messages as m
 from ...link import COMMAND_BYTES, Ledger, Link
 from ...timers import Timers
 
@@ -31,10 +31,10 @@ NOW: Final = -math.inf
 class Due(ABC):
     """What may stand among the machine's timers and, when its time has come, has commands for the machine."""
 
-    @property
-    @abstractmethod
-    def session(self) -> Session:
-        """Whose commands they are."""
+    __slots__ = ()
+
+    #: Whose commands they are.
+    session: Session
 
     @abstractmethod
     def due(self, now: float) -> Sequence[Any]:
@@ -63,7 +63,6 @@ class LegacyPeer(Due):
         ledger: Ledger,
     ) -> None:
         """Make the link of a peer; of several dialects that it may speak the first counts until it is known."""
-        self._session: Session
         self._identity = identity
         self._dialects = dialects
         self.dialect = dialects[0]
@@ -82,42 +81,38 @@ class LegacyPeer(Due):
         #: For the machine, as soon as it looks.
         self._found: list[Any] = []
 
-    @property
-    def session(self) -> Session:
-        return self._session
-
-    @session.setter
-    def session(self, session: Session) -> None:
-        self._session = session
-
-    @property
-    def queues(self) -> bool:
-        """Its requests wait for a service as long as the setting says: how long it waits itself, nobody knows."""
-        return not self.dialect.numbered
-
     # ---- in
 
-    @abstractmethod
     def receive(self, frames: Sequence[Frame]) -> list[Any]:
-        """Return the commands that a message stands for.
+        """Return the commands that a message stands for, behind those that were found before it came.
 
         Raises:
             ProtocolError: it is malformed, or not to be expected.
         """
+        if self._ambiguous:
+            self._settle_on(detect(self._identity, frames))
+        commands = self._hear(self.dialect.decode(self._route_in, frames))
+        return [*self._take_found(), *commands] if self._found else commands
+
+    @abstractmethod
+    def _hear(self, message: m.Message) -> list[Any]:
+        """Return the commands that a message stands for.
+
+        Raises:
+            ProtocolError: it is not to be expected.
+        """
 
     def due(self, now: float) -> Sequence[Any]:
-        found, self._found = self._found, []
-        return found
+        return self._take_found()
 
     def _find(self, *commands: Any) -> None:
         """Let the machine have commands that no message brought."""
         self._found.extend(commands)
         self._timers.set(self, NOW)
 
-    def _read(self, frames: Sequence[Frame]) -> Message:
-        if self._ambiguous:
-            self._settle_on(detect(self._identity, frames))
-        return self.dialect.decode(self._route_in, frames)
+    def _take_found(self) -> list[Any]:
+        found, self._found = self._found, []
+        return found
 
     @property
     def _ambiguous(self) -> bool:
@@ -129,13 +124,17 @@ class LegacyPeer(Due):
         self.dialect = self._dialects[0]
 
     def disowns(self, frames: Sequence[Frame]) -> bool:
-        """Whether a message is another peer's, who came to this one's connection: of another dialect, or role."""
+        """Whether a message is another peer's, who came to this one's connection: of another dialect, or role.
+
+        Raises:
+            ProtocolError: it is of no dialect at all.
+        """
         return self.dialect not in detect(self._identity, frames) or is_worker(frames) is not self.is_worker
 
     # ---- out
 
     def put(self, command: c.Command, size: int = 0) -> None:
-        """Say a command in the peer's words, if there are any."""
+        """Say a command in the peer's words, if there are any; what these weigh is seen then."""
         say = self._says.get(type(command))
         if say is not None:
             say(self, command)
@@ -146,14 +145,19 @@ class LegacyPeer(Due):
     def put_heartbeat(self, id: int, left: float | None = None) -> None:
         """Tell the peer that a request lives, if that means something to it."""
 
-    def say(self, message: Message, size: int = 0, told: Any = None) -> None:
-        """Queue a message whose bodies have `size` bytes; `told` is given to `_left` when it has left."""
+    def say(self, message: m.Message, told: Any = None) -> None:
+        """Queue a message; `told` is given to `_left` when it has left."""
         frames = self.dialect.encode(self._route_out, message)
-        size += COMMAND_BYTES
+        size = COMMAND_BYTES + sum(map(len, frames))
         self.outbox.append((frames, size, told))
         self.outbox_bytes += size
         self._outbox_ledger.bytes += size
         self.schedule()
+
+    def _say_alive(self) -> None:
+        """Beat; but whatever waits is a sign of life too, and of one who does not read, no two beats are kept."""
+        if not self.outbox:
+            self.say(m.Heartbeat())
 
     def schedule(self) -> None:
         """Have the link looked at when its machine is next flushed."""
@@ -172,6 +176,7 @@ class LegacyPeer(Due):
             self._left(told)
 
     def _pop(self) -> Any:
+        """Take the first message out, and return who is to be told."""
         _, size, told = self.outbox.popleft()
         self.outbox_bytes -= size
         self._outbox_ledger.bytes -= size
@@ -195,9 +200,8 @@ class LegacyPeer(Due):
 
     def drop_outbox(self) -> list[c.Command]:
         """Forget what waits to be sent."""
-        self._outbox_ledger.bytes -= self.outbox_bytes
-        self.outbox_bytes = 0
-        self.outbox.clear()
+        while self.outbox:
+            self._pop()
         return []
 
     def reset(self) -> None:
@@ -206,9 +210,9 @@ class LegacyPeer(Due):
         self._found.clear()
 
     @property
+    @abstractmethod
     def may_return(self) -> bool:
-        """Its name is one that it chose, not one of a single connection."""
-        return self._identity[:1] != b"\0"
+        """Whether a session may go on over another connection."""
 
     @property
     def request_beats(self) -> bool:
@@ -221,9 +225,9 @@ class LegacyPeer(Due):
         return not self.outbox
 
     @property
+    @abstractmethod
     def held_bytes(self) -> int:
         """Bytes queued or kept for this peer."""
-        return self.outbox_bytes
 
     # ---- liveness
 
@@ -235,6 +239,6 @@ class LegacyPeer(Due):
     def beat(self, *, busy: bool = False) -> None:
         """Say what is due after a heartbeat interval."""
 
-    def farewell(self) -> Message | None:
+    def farewell(self) -> m.Message | None:
         """Return what to say to a peer that is dropped, where its dialect has a word for it."""
         return None

@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
 import attrs
-import msgspec
 
 from ...._errors import Code, Overloaded, ProtocolError
 from ...._wire import commands as c
-from ...._wire.frames import UNREADABLE, Frame
+from ...._wire.frames import Frame
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies
-from ...link import COMMAND_BYTES
-from .client import OPTIONS
+from ...link import COMMAND_BYTES, weight
+from . import options
 from .peer import LegacyPeer
 
 #: Seconds that READY waits for what follows: a PIGATO worker beats at once, and says how much it takes; others don't.
@@ -24,8 +23,10 @@ GRACE: Final = 0.25
 #: Requests at once of a PIGATO worker that does not say, and of one that takes any number.
 CONCURRENCY: Final = 100
 UNLIMITED: Final = 10_000
-_read_json = msgspec.json.Decoder().decode
-_write_json = msgspec.json.Encoder().encode
+#: Digits of the largest id of a request.
+_DIGITS: Final = 20
+#: Stands for a reply to a request that is over, which the machine counts, whatever it says.
+_LATE: Final = c.Partial(0, 0, b"")
 
 
 class GiveUp(c.Command):
@@ -49,6 +50,12 @@ class Held:
     waiting_bytes: int = 0
     #: Its caller has left: what comes is swallowed, until the worker is through.
     swallowed: bool = False
+    #: A heartbeat for it is in the outbox.
+    beating: bool = False
+
+    def may_pass(self, command: c.Command) -> bool:
+        """Whether a reply may go to the caller now: what ends a request needs no credit."""
+        return type(command) is not c.Partial or (self.messages > 0 and self.bytes > 0)
 
 
 class LegacyWorker(LegacyPeer):
@@ -57,13 +64,18 @@ class LegacyWorker(LegacyPeer):
     is_worker = True
     _route_in = Route.WORKER_TO_BROKER
     _route_out = Route.BROKER_TO_WORKER
+    #: What it runs is lost with its connection.
+    may_return = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._held: dict[int, Held] = {}
+        #: Bytes of all replies that wait for their callers' credit.
+        self._waiting_bytes = 0
         #: What it offers; empty before READY.
         self._service = ""
-        self._slots = 0
+        #: How many requests it takes at once; None while that is open.
+        self._slots: int | None = None
 
     @property
     def patience(self) -> float:
@@ -73,22 +85,18 @@ class LegacyWorker(LegacyPeer):
 
     @property
     def held_bytes(self) -> int:
-        return self.outbox_bytes + sum(held.waiting_bytes for held in self._held.values())
+        return self.outbox_bytes + self._waiting_bytes
 
     def reset(self) -> None:
         super().reset()
         for held in self._held.values():
-            self._ledger.bytes -= held.waiting_bytes
+            self._release(held)
         self._held.clear()
 
     # ---- in
 
-    def receive(self, frames: Sequence[Frame]) -> list[Any]:
-        message = self._read(frames)
-        told = self._hears[type(message)](self, message)
-        # What waited for credit that has come since goes first.
-        found, self._found = self._found, []
-        return [*found, *told] if found else told
+    def _hear(self, message: m.Message) -> list[Any]:
+        return self._hears[type(message)](self, message)
 
     def _on_ready(self, ready: m.Ready) -> list[Any]:
         if self._service:
@@ -102,15 +110,15 @@ class LegacyWorker(LegacyPeer):
         return []
 
     def due(self, now: float) -> Sequence[Any]:
-        if self._service and not self._slots:
-            # Nothing told that it is PIGATO's, or how much it takes.
-            self._settle_on(self._dialects[-1:])
-            return [*self._offer(CONCURRENCY if self.dialect.concurrent else 1), *super().due(now)]
-        return super().due(now)
+        if not self._service or self._slots is not None:
+            return super().due(now)
+        # Nothing told that it is PIGATO's, or how much it takes.
+        self._settle_on(self._dialects[-1:])
+        return self._offer(CONCURRENCY if self.dialect.concurrent else 1)
 
     def _offer(self, slots: int) -> list[Any]:
         """Tell the machine how many requests the worker takes at once, if that is news."""
-        if not self._slots and self.dialect.acknowledged:
+        if self._slots is None and self.dialect.acknowledged:
             self.say(m.Ready())
         if slots == self._slots:
             return []
@@ -121,12 +129,18 @@ class LegacyWorker(LegacyPeer):
         self._expect_ready()
         found: list[Any] = []
         if self.dialect.concurrent:
-            found = self._offer(_concurrency(heartbeat.options) or self._slots or CONCURRENCY)
-        elif not self._slots:
+            found = self._offer(self._concurrency(heartbeat))
+        elif self._slots is None:
             found = self._offer(1)
         if self.dialect.acknowledged:
-            self.say(m.Heartbeat())
+            self._say_alive()
         return found
+
+    def _concurrency(self, heartbeat: m.Heartbeat) -> int:
+        slots = options.concurrency(heartbeat.options)
+        if slots is None:
+            return CONCURRENCY if self._slots is None else self._slots
+        return min(slots, UNLIMITED) if slots >= 0 else UNLIMITED
 
     def _expect_ready(self) -> None:
         if not self._service:
@@ -139,7 +153,7 @@ class LegacyWorker(LegacyPeer):
         """Return the request that a reply is for; None if that is over."""
         self._expect_ready()
         name = message.id if self.dialect.numbered else message.client
-        held = self._held.get(int(name)) if name.isdigit() and len(name) < 20 else None
+        held = self._held.get(int(name)) if name.isdigit() and len(name) < _DIGITS else None
         if held is None and not self.dialect.numbered:
             raise ProtocolError("a reply to no request")
         return held
@@ -147,7 +161,7 @@ class LegacyWorker(LegacyPeer):
     def _on_partial(self, partial: m.Partial) -> list[Any]:
         held = self._find_held(partial)
         if held is None:
-            return [c.Partial(0, 0, b"")]
+            return [_LATE]
         if held.swallowed:
             return []
         content, body = self._body(partial.body)
@@ -156,7 +170,7 @@ class LegacyWorker(LegacyPeer):
     def _on_final(self, final: m.Final) -> list[Any]:
         held = self._find_held(final)
         if held is None:
-            return [c.Final(0, 0, b"")]
+            return [_LATE]
         content, body = self._body(final.body)
         return self._pass_on(held, c.Final(held.id, content, body))
 
@@ -169,12 +183,12 @@ class LegacyWorker(LegacyPeer):
     def _on_failure(self, failure: m.Failure) -> list[Any]:
         held = self._find_held(failure)
         if held is None:
-            return [c.Error(0, "", "", "")]
+            return [_LATE]
         return self._pass_on(held, bodies.error_from_json(held.id, failure.error))
 
     def _on_reject(self, reject: m.Reject) -> list[Any]:
         held = self._find_held(reject)
-        return [c.Reject(0)] if held is None else self._end(held, c.Reject(held.id))
+        return [_LATE] if held is None else self._end(held, c.Reject(held.id))
 
     _hears: ClassVar[dict[type[m.Message], Callable[[Any, Any], list[Any]]]] = {
         m.Ready: _on_ready,
@@ -190,28 +204,25 @@ class LegacyWorker(LegacyPeer):
 
     def _pass_on(self, held: Held, command: c.Partial | c.Final | c.Error) -> list[Any]:
         """Let the machine have a reply, if its caller has given credit; else keep it, in its turn."""
-        if not held.waiting:
-            if type(command) is not c.Partial:
-                return self._end(held, command)
-            if held.messages > 0 and held.bytes > 0:
-                self._spend(held, command)
-                return [command]
+        if not held.waiting and held.may_pass(command):
+            return self._release_reply(held, command)
         held.waiting.append(command)
-        size = COMMAND_BYTES + _size(command)
-        held.waiting_bytes += size
-        self._ledger.bytes += size
+        self._count(held, COMMAND_BYTES + weight(command))
         if held.waiting_bytes <= self._settings.legacy_buffer and self._ledger.bytes <= self._settings.broker_memory:
             return []
         message = f"its worker can't be paused, and sent {held.waiting_bytes:,} bytes more than its caller reads"
-        ended = type(command) is not c.Partial
         self._swallow(held)
-        error = c.Error(held.id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message)
-        found: list[Any] = [GiveUp(error)]
-        return [*found, *self._end(held, c.Error(held.id, Code.CANCELLED.value, "", ""))] if ended else found
+        found: list[Any] = [GiveUp(c.Error(held.id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message))]
+        if type(command) is not c.Partial:
+            found += self._end(held, _cancelled(held))
+        return found
 
-    def _spend(self, held: Held, partial: c.Partial) -> None:
+    def _release_reply(self, held: Held, command: c.Command) -> list[Any]:
+        if not isinstance(command, c.Partial):
+            return self._end(held, command)
         held.messages -= 1
-        held.bytes -= len(partial.body)  # type: ignore[arg-type]
+        held.bytes -= len(command.body)  # type: ignore[arg-type]
+        return [command]
 
     def put_credit(self, credit: c.Credit) -> None:
         """A caller has room for more: let it have what waits."""
@@ -220,27 +231,30 @@ class LegacyWorker(LegacyPeer):
             return
         held.messages += credit.messages
         held.bytes += credit.bytes
-        while held.waiting and (type(held.waiting[0]) is not c.Partial or (held.messages > 0 and held.bytes > 0)):
+        while held.waiting and held.may_pass(held.waiting[0]):
             command = held.waiting.popleft()
-            size = COMMAND_BYTES + _size(command)
-            held.waiting_bytes -= size
-            self._ledger.bytes -= size
-            if isinstance(command, c.Partial):
-                self._spend(held, command)
-                self._find(command)
-            else:
-                for found in self._end(held, command):
-                    self._find(found)
+            self._count(held, -COMMAND_BYTES - weight(command))
+            self._find(*self._release_reply(held, command))
 
     def _swallow(self, held: Held) -> None:
         held.swallowed = True
-        self._ledger.bytes -= held.waiting_bytes
-        held.waiting_bytes = 0
-        held.waiting.clear()
+        self._release(held)
 
     def _end(self, held: Held, command: Any) -> list[Any]:
+        """The worker is through with a request."""
+        self._release(held)
         del self._held[held.id]
         return [command]
+
+    def _release(self, held: Held) -> None:
+        """Let go of what waits for a caller."""
+        self._count(held, -held.waiting_bytes)
+        held.waiting.clear()
+
+    def _count(self, held: Held, size: int) -> None:
+        held.waiting_bytes += size
+        self._waiting_bytes += size
+        self._ledger.bytes += size
 
     # ---- out
 
@@ -248,20 +262,20 @@ class LegacyWorker(LegacyPeer):
         id = b"%d" % request.id
         client = request.peer.encode() if self.dialect.numbered and request.peer else id
         held = self._held[request.id] = Held(request.id, client, request.messages, request.bytes)
-        body = request.body
-        assert body is not None
         try:
-            if self.dialect.json:
-                frames: Sequence[Frame] = (bodies.to_json(request.content, body),)
-            else:
-                frames = bodies.to_frames(request.content, body)
+            body = self._say_body(request)
         except ValueError as error:
             message = f"the payload: {error}, and its worker speaks {self.dialect.name}"
             self._find(*self._end(held, c.Error(request.id, Code.INVALID_ARGUMENT.value, "", message)))
             return
-        options = _options(request) if self.dialect.json else b""
-        told = m.Request(frames, service=request.service, id=id, client=client, options=options)
-        self.say(told, len(body))
+        told = options.for_worker(request) if self.dialect.concurrent else b""
+        self.say(m.Request(body, service=request.asked or request.service, id=id, client=client, options=told))
+
+    def _say_body(self, request: c.Request) -> Sequence[Frame]:
+        assert request.body is not None
+        if self.dialect.json:
+            return (bodies.to_json(request.content, request.body),)
+        return bodies.to_frames(request.content, request.body)
 
     def _cancel(self, cancel: c.Cancel) -> None:
         """There is no word for it: what the worker still says is swallowed."""
@@ -271,7 +285,7 @@ class LegacyWorker(LegacyPeer):
         through = bool(held.waiting) and type(held.waiting[-1]) is not c.Partial
         self._swallow(held)
         if through:
-            self._find(*self._end(held, c.Error(held.id, Code.CANCELLED.value, "", "")))
+            self._find(*self._end(held, _cancelled(held)))
 
     def _goodbye(self, goodbye: c.Goodbye) -> None:
         self.say(m.Disconnect())
@@ -285,41 +299,21 @@ class LegacyWorker(LegacyPeer):
     def put_heartbeat(self, id: int, left: float | None = None) -> None:
         """Tell the worker that somebody still waits for a request; that a deadline was moved, it can't be told."""
         held = self._held.get(id)
-        if held is not None and left is None and self.dialect.request_beats:
-            self.say(m.Heartbeat(id=b"%d" % id, client=held.client))
+        if held is not None and left is None and self.dialect.request_beats and not held.beating:
+            held.beating = True
+            self.say(m.Heartbeat(id=b"%d" % id, client=held.client), held)
+
+    def _left(self, held: Held) -> None:
+        held.beating = False
 
     def beat(self, *, busy: bool = False) -> None:
         if self._service:
-            self.say(m.Heartbeat())
+            self._say_alive()
 
     def farewell(self) -> m.Message:
         return m.Disconnect()
 
 
-def _size(command: c.Command) -> int:
-    return len(command.body) if isinstance(command, c.Partial | c.Final) else 0  # type: ignore[arg-type]
-
-
-def _concurrency(options: Frame) -> int:
-    """Return how many requests a PIGATO worker says it takes at once; 0 if it does not say."""
-    try:
-        value = _read_json(options).get("concurrency") if len(options) else None
-    except (*UNREADABLE, AttributeError):
-        return 0
-    if not isinstance(value, int) or isinstance(value, bool):
-        return 0
-    return UNLIMITED if value < 0 else min(value, UNLIMITED)
-
-
-def _options(request: c.Request) -> bytes:
-    """Return what a PIGATO worker is told beside the payload: a caller's own options, or what they would be."""
-    headers = dict(request.headers or {})
-    own = headers.pop(OPTIONS, None)
-    if own is not None:
-        return own.encode()
-    options: dict[str, Any] = {"timeout": -1 if request.timeout is None else int(request.timeout * 1000)}
-    if request.retry:
-        options["retry"] = request.retry
-    if headers:
-        options["headers"] = headers
-    return _write_json(options)
+def _cancelled(held: Held) -> c.Error:
+    """Return what a worker of our own says of a request that was cancelled."""
+    return c.Error(held.id, Code.CANCELLED.value, "", "")
