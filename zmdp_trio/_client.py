@@ -15,6 +15,8 @@ import trio
 from . import _payload
 from ._chance import chance
 from ._core.client import Call, ClientMachine
+from ._core.foreign import protocol_of
+from ._core.protocol import ZMDP1, Protocol
 from ._core.uplink import Identity
 from ._engine import DialEngine
 from ._errors import InvalidArgument, RequestCancelled
@@ -58,10 +60,10 @@ class ClientStatistics:
 class Client:
     """Calls services; made by `open_client`.  Any number of tasks may use one at once."""
 
-    def __init__(self, brokers: tuple[str, ...], name: str, settings: Settings) -> None:
+    def __init__(self, brokers: tuple[str, ...], name: str, settings: Settings, protocol: Protocol = ZMDP1) -> None:
         self.name = name
         self.settings = settings
-        self._machine = ClientMachine(Identity(chance().randbytes(16), name), settings)
+        self._machine = ClientMachine(Identity(chance().randbytes(16), name), settings, protocol)
         self._engine = DialEngine(self._machine, self._act, settings, brokers, log_level=logging.INFO)
         self._token = trio.lowlevel.current_trio_token()
         self._abandoned: list[Call] = []
@@ -265,6 +267,7 @@ def _check_strings(**strings: str) -> None:
 async def open_client(
     *brokers: str,
     name: str | None = None,
+    protocol: str = ZMDP1.name,
     settings: Settings | None = None,
     **overrides: Unpack[Overrides],
 ) -> AsyncIterator[Client]:
@@ -274,13 +277,16 @@ async def open_client(
         brokers: endpoints of one broker or more; each may be away, and come back.  A host name stands for all of its
             addresses, and is looked up again as they change.
         name: what handlers see as `request.peer`; by default random.
+        protocol: what the brokers speak, if they are others than ours: `mdp/0.1`, `mdp/0.2`, `majortomo`, `omdp`,
+            `pigato`.  What is then not to be had, docs/foreign.md tells.
         settings: limits and intervals; `overrides` replaces some, such as `timeout=5`.
 
     Raises:
         EndpointError: an endpoint is malformed.
+        ValueError: there is no such protocol.
     """
     all_settings = settings_with(settings, **overrides)
-    client = Client(distinct(brokers), peer_name(name, "client"), all_settings)
+    client = Client(distinct(brokers), peer_name(name, "client"), all_settings, protocol_of(protocol))
     async with open_plain_nursery() as nursery:
         client._engine.open()
         nursery.start_soon(client._engine.run)

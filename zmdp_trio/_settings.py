@@ -101,8 +101,9 @@ class Settings:
     #: How long a worker of an older dialect, which can't beat while it works, may be busy without a sign of life;
     #: 0 for no longer than an idle one.
     legacy_busy: float = attrs.field(default=900.0, validator=_seconds, metadata=_of("b"))
-    #: Bytes that such a worker may send beyond what the caller of a request reads, before the request ends.
-    legacy_buffer: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("b", "bytes"))
+    #: Bytes that such a worker, or to a client such a broker, may send beyond what the caller of a request reads,
+    #: before the request ends.
+    legacy_buffer: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("bc", "bytes"))
     #: Whether an MDP client, whose protocol has no errors, gets one as its last reply; else it gets nothing.
     mdp_errors: bool = attrs.field(default=True, validator=_switch, metadata=_of("b"))
     #: How long a drain lets what runs go on.

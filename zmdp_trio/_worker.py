@@ -16,6 +16,8 @@ import trio
 from . import _payload
 from ._chance import chance
 from ._client import Client
+from ._core.foreign import protocol_of
+from ._core.protocol import ZMDP1, Protocol
 from ._core.shared import is_reserved
 from ._core.uplink import Identity
 from ._core.worker import RUNNING, Counters, Execution, WorkerEvent, WorkerMachine
@@ -78,13 +80,21 @@ class WorkerStatistics(WorkerServiceStatistics):
 class Worker:
     """Serves services; made by `open_worker` and `serve_worker`."""
 
-    def __init__(self, services: Iterable[Service[..., Any]], brokers: tuple[str, ...], name: str, settings: Settings):
+    def __init__(
+        self,
+        services: Iterable[Service[..., Any]],
+        brokers: tuple[str, ...],
+        name: str,
+        settings: Settings,
+        protocol: Protocol = ZMDP1,
+    ) -> None:
         self.name = name
         self.settings = settings
         self.services = _by_name(services, settings)
         self._brokers = distinct(brokers)
+        self._protocol = protocol
         slots = {service.name: self._slots(service) for service in self.services.values()}
-        self._machine = WorkerMachine(Identity(chance().randbytes(16), name), settings, slots)
+        self._machine = WorkerMachine(Identity(chance().randbytes(16), name), settings, slots, protocol)
         self._limiters = {
             service.name: trio.CapacityLimiter(slots[service.name])
             for service in self.services.values()
@@ -257,7 +267,7 @@ class Worker:
         """Return the client for the handlers' own requests, which is opened when the first one wants it."""
         if self._callers is None:
             # Cut, so that no name is too long to be sent.
-            self._callers = Client(self._brokers, f"{self.name[:60]} (calls)", self.settings)
+            self._callers = Client(self._brokers, f"{self.name[:60]} (calls)", self.settings, self._protocol)
             self._callers._engine.open()
             self._nursery.start_soon(self._callers._engine.run)
         return self._callers
@@ -330,6 +340,7 @@ async def open_worker(
     services: Iterable[Service[..., Any]],
     *brokers: str,
     name: str | None = None,
+    protocol: str = ZMDP1.name,
     settings: Settings | None = None,
     **overrides: Unpack[Overrides],
 ) -> AsyncIterator[Worker]:
@@ -340,13 +351,16 @@ async def open_worker(
         brokers: endpoints of one broker or more; each may be away, and come back.  A host name stands for all of its
             addresses, and is looked up again as they change.
         name: whom callers may ask for with `worker=`; by default random.
+        protocol: what the brokers speak, if they are others than ours: `mdp/0.1`, `mdp/0.2`, `majortomo`, `omdp`,
+            `pigato`.  What is then not to be had, docs/foreign.md tells.
         settings: limits and intervals; `overrides` replaces some, such as `concurrency=4`.
 
     Raises:
         EndpointError: an endpoint is malformed.
+        ValueError: there is no such protocol.
     """
     all_settings = settings_with(settings, **overrides)
-    worker = Worker(services, brokers, peer_name(name, "worker"), all_settings)
+    worker = Worker(services, brokers, peer_name(name, "worker"), all_settings, protocol_of(protocol))
     async with open_plain_nursery() as nursery:
         worker._nursery = nursery
         try:
@@ -372,6 +386,7 @@ async def serve_worker(
     services: Iterable[Service[..., Any]],
     *brokers: str,
     name: str | None = None,
+    protocol: str = ZMDP1.name,
     settings: Settings | None = None,
     task_status: trio.TaskStatus[Worker] = trio.TASK_STATUS_IGNORED,
     **overrides: Unpack[Overrides],
@@ -380,7 +395,7 @@ async def serve_worker(
 
     Args and errors are those of `open_worker`.
     """
-    async with open_worker(services, *brokers, name=name, settings=settings, **overrides) as worker:
+    async with open_worker(services, *brokers, name=name, protocol=protocol, settings=settings, **overrides) as worker:
         await worker.wait_welcomed()
         task_status.started(worker)
         await trio.sleep_forever()

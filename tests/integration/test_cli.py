@@ -16,7 +16,8 @@ from typing import IO, Any, NamedTuple
 import pytest
 from forked import HERE, ROOT, Forked, command, fork, run_forked, snippet
 
-from zmdp_trio.cli._options import Setting
+from zmdp_trio._core.foreign import PROTOCOLS as KNOWN_PROTOCOLS
+from zmdp_trio.cli._options import PROTOCOLS, Setting
 
 #: Seconds that a command may take, and the broker and worker that all tests share.
 LIMIT, WHOLE = 60, 900
@@ -119,8 +120,11 @@ def start_broker(cwd: Path, limit: float = LIMIT) -> Iterator[tuple[Forked, str]
 
 
 @contextmanager
-def start_worker(cwd: Path, module: str, endpoint: str, limit: float = LIMIT, **settings: str) -> Iterator[Forked]:
-    with start(cwd, "worker", module, "--connect", endpoint, limit=limit, **settings) as worker:
+def start_worker(
+    cwd: Path, module: str, endpoint: str, limit: float = LIMIT, protocol: str = "zmdp/1", **settings: str
+) -> Iterator[Forked]:
+    arguments = ("worker", module, "--connect", endpoint, "--protocol", protocol)
+    with start(cwd, *arguments, limit=limit, **settings) as worker:
         line_with(worker.stdout, "offering")
         yield worker
 
@@ -196,6 +200,27 @@ def test_call(cluster: Cluster, arguments: list[str], stdin: bytes, reply: bytes
     (cluster.folder / "payload.json").write_text('{"from": "a file"}')
     done = ask(cluster, "call", *arguments, stdin=stdin)
     assert (done.returncode, done.stdout, done.stderr) == (0, reply, b"")
+
+
+def test_protocols_are_those_that_the_package_knows() -> None:
+    assert list(KNOWN_PROTOCOLS) == list(PROTOCOLS)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_call_and_stream_in_another_protocol(cluster: Cluster, protocol: str) -> None:
+    reply = b'{"a":1}' if protocol.startswith("m") else b'{"a":1}\n'
+    for verb in ("call", "stream"):
+        done = ask(cluster, verb, "echo", '{"a": 1}', "--protocol", protocol)
+        assert (done.returncode, done.stdout) == (0, reply if verb == "call" else b"")
+    done = ask(cluster, "call", "echo", "--protocol", protocol, "--key", "k")
+    assert done.returncode == (0 if protocol == "zmdp/1" else 11)
+
+
+def test_a_worker_in_another_protocol(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "words.py").write_text(WORDS)
+    with start_worker(tmp_path, "words:tally", cluster.endpoint, protocol="pigato"):
+        assert ask(cluster, "call", "tally").stdout == b"1\n"
+        assert ask(cluster, "call", "tally", "--protocol", "omdp").stdout == b"2\n"
 
 
 def test_call_shows_partial_replies_if_asked(cluster: Cluster) -> None:

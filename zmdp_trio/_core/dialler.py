@@ -13,14 +13,15 @@ from .._wire.commands import Command, Goodbye, Offer
 from .._wire.frames import Frame
 from .link import Link
 from .timers import Timers
-from .uplink import Greeted, Identity, State, Uplink
+from .uplink import Due, Greeted, Identity, Lane, State, Uplink, Wiring
 
 
 class Dialler(ABC):
     """A machine with one uplink per endpoint.
 
-    The engine calls `connected`, `receive`, `lost`, `handle_timer`; then sends what the links in `take_dirty` hold,
-    and closes the connections in `take_unusable`, which it then dials again.
+    The engine dials the lanes in `take_opened`; calls `connected`, `receive`, `cut`, `handle_timer`; then sends what
+    the links in `take_dirty` hold, ends the connections of those in `take_unusable`, which it then dials again, and of
+    those in `take_closed`, which it does not.
     """
 
     def __init__(self, identity: Identity, settings: Settings) -> None:
@@ -33,9 +34,8 @@ class Dialler(ABC):
         self.retiring: dict[Uplink, None] = {}
         #: Messages and commands that were not to be expected; for statistics.
         self.protocol_errors = 0
-        self._dirty: list[Link] = []
-        self._unusable: list[Uplink] = []
         self._timers: Timers[Any] = Timers()
+        self._wiring = Wiring(self._timers)
         self._next_beat = math.inf
         #: What time it was when something last came or was due.
         self._now = 0.0
@@ -45,7 +45,8 @@ class Dialler(ABC):
     def add(self, endpoint: str) -> Uplink:
         """Serve one more broker."""
         identity = self.identity.towards(endpoint) if self.uplinks else self.identity
-        uplink = self.uplinks[endpoint] = Uplink(endpoint, identity, self.settings, self._dirty)
+        uplink = self.uplinks[endpoint] = self._make_uplink(endpoint, identity)
+        self._wiring.opened += uplink.lanes
         return uplink
 
     def looked_up(self, name: str, reason: str | None, *, now: float) -> None:
@@ -75,37 +76,65 @@ class Dialler(ABC):
             self._on_removed(uplink)
         return retired
 
-    def connected(self, uplink: Uplink, *, now: float) -> None:
-        """A connection stands: greet."""
-        uplink.connected(self._offers(uplink))
+    def connected(self, lane: Lane, *, now: float) -> None:
+        """A connection stands: greet, unless the broker needs no greeting."""
+        self._now = now
+        if lane.closed:
+            return
+        uplink = lane.uplink
+        if not uplink.up:
+            uplink.connected(self._offers(uplink))
+            if uplink.up:
+                self._timers.cancel(uplink)
+                self._on_up(uplink, Greeted.FRESH, now)
+        uplink.joined(lane, now)
         self._next_beat = min(self._next_beat, now + self.settings.heartbeat)
+        self._handle_found(uplink, now)
+
+    def cut(self, lane: Lane, reason: str, *, now: float) -> None:
+        """A connection is gone, or could not be had; and with the last one, the broker."""
+        self._now = now
+        uplink = lane.uplink
+        survives = uplink.survives(lane, reason, now)
+        self._handle_found(uplink, now)
+        if not survives:
+            self.lost(uplink, reason, now=now)
 
     def lost(self, uplink: Uplink, reason: str, *, now: float) -> None:
-        """A connection is gone; the session gets `resume` seconds to come back."""
+        """A broker can't be reached; the session gets some seconds to come back."""
         was_up = uplink.up
         uplink.lost(reason)
         if was_up:
-            self._timers.set(uplink, now + self.settings.resume)
+            self._timers.set(uplink, now + uplink.resume)
             self._on_down(uplink, now)
 
-    def receive(self, uplink: Uplink, frames: Sequence[Frame], *, now: float) -> None:
+    def receive(self, lane: Lane, frames: Sequence[Frame], *, now: float) -> None:
         """Take a message."""
         self._now = now
+        uplink = lane.uplink
         try:
             if uplink.state is State.GREETING:
                 self._greet(uplink, frames, now)
                 return
-            handlers, up = self._handlers, State.UP
-            for command in uplink.receive(frames):
-                handle = handlers.get(type(command))
-                if handle is None:
-                    self._unexpected(command)
-                else:
-                    handle(self, uplink, command, now)
-                if uplink.state is not up:
-                    return
+            self._handle(uplink, lane.receive(frames, now), now)
         except ProtocolError as error:
-            self._break_off(uplink, str(error))
+            self._break_off(lane, str(error))
+
+    def _handle(self, uplink: Uplink, commands: Sequence[Any], now: float) -> None:
+        handlers, up = self._handlers, State.UP
+        for command in commands:
+            handle = handlers.get(type(command))
+            if handle is None:
+                self._unexpected(command)
+            else:
+                handle(self, uplink, command, now)
+            if uplink.state is not up:
+                return
+
+    def _handle_found(self, uplink: Uplink, now: float) -> None:
+        """Do what an uplink has found out by itself."""
+        while found := uplink.take_found(now):
+            self._handle(uplink, found, now)
 
     def handle_timer(self, *, now: float) -> None:
         """Do what is due."""
@@ -113,9 +142,12 @@ class Dialler(ABC):
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
             for uplink in self.uplinks.values():
-                uplink.beat(busy=self._holds(uplink))
+                uplink.beat(now, busy=self._holds(uplink))
+                self._handle_found(uplink, now)
         for key in self._timers.pop_due(now):
-            if isinstance(key, Uplink):
+            if isinstance(key, Due):
+                self._handle_found(key.uplink, now)
+            elif isinstance(key, Uplink):
                 self._give_up_session(key, now)
             else:
                 self._on_timer(key, now)
@@ -127,18 +159,28 @@ class Dialler(ABC):
 
     def take_dirty(self) -> list[Link]:
         """Return the links that have something to send, and forget them."""
-        dirty, self._dirty[:] = self._dirty[:], []
-        return dirty
+        return _take(self._wiring.dirty)
 
-    def take_unusable(self) -> list[Uplink]:
-        """Return the uplinks whose connections are of no more use, and forget them."""
-        unusable, self._unusable = self._unusable, []
-        return unusable
+    def take_opened(self) -> list[Lane]:
+        """Return the lanes that are to be dialled, and forget them."""
+        return _take(self._wiring.opened)
+
+    def take_closed(self) -> list[Lane]:
+        """Return the lanes that are of no more use once all was sent, and forget them."""
+        return _take(self._wiring.closed)
+
+    def take_unusable(self) -> list[Lane]:
+        """Return the lanes whose connections are of no more use, and forget them."""
+        return _take(self._wiring.unusable)
 
     # ---- for the machines
 
     #: What each command of a session does: the table that `receive` reads.
     _handlers: ClassVar[dict[type[Command], Any]] = {}
+
+    @abstractmethod
+    def _make_uplink(self, endpoint: str, identity: Identity) -> Uplink:
+        """Return an uplink of the kind that the broker is."""
 
     def _offers(self, uplink: Uplink) -> list[Offer] | None:
         """What a worker's greeting offers; None from a client."""
@@ -182,7 +224,7 @@ class Dialler(ABC):
             return
         if greeted is Greeted.REFUSED and not uplink.unwelcome:
             # Not now: it stops, or has too many peers.
-            self._unusable.append(uplink)
+            self._wiring.unusable.append(uplink)
             return
         if greeted is Greeted.REFUSED:
             self._refused(uplink, now)
@@ -194,24 +236,22 @@ class Dialler(ABC):
         self._timers.cancel(uplink)
         uplink.epoch = b""
         self._on_given_up(uplink, now)
-        self._unusable.append(uplink)
+        self._wiring.unusable.append(uplink)
 
     def _give_up_session(self, uplink: Uplink, now: float) -> None:
         """The session did not come back in time: the next greeting asks for a new one."""
         if uplink.state is State.GREETING:
             # The answer to this greeting may go on with what is over now.
             uplink.refused(uplink.reason)
-            self._unusable.append(uplink)
+            self._wiring.unusable.append(uplink)
         uplink.epoch = b""
         self._on_given_up(uplink, now)
 
-    def _break_off(self, uplink: Uplink, reason: str) -> None:
+    def _break_off(self, lane: Lane, reason: str) -> None:
         """The broker does not make sense: try again over a new connection."""
         self.protocol_errors += 1
-        uplink.reason = reason
-        # A new session: the old one would have what we can't read sent again.
-        uplink.epoch = b""
-        self._unusable.append(uplink)
+        if lane.spoil(reason):
+            self._wiring.unusable.append(lane)
 
     def _unexpected(self, command: Command) -> None:
         self.protocol_errors += 1
@@ -224,4 +264,11 @@ class Dialler(ABC):
         else:
             # It stops; one that is started in its place in time is asked for what this one had.
             self.lost(uplink, reason, now=now)
-            self._unusable.append(uplink)
+            self._wiring.unusable.append(uplink)
+
+
+def _take(list_: list[Any]) -> list[Any]:
+    """Return what is in a list that others have too, and empty it."""
+    taken = list_[:]
+    list_.clear()
+    return taken

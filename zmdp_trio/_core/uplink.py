@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import count
 from typing import Any, Final
 
 import attrs
@@ -18,6 +19,7 @@ from .._wire import zmdp1
 from .._wire.commands import VERSION, Command, Goodbye, Hello, Limits, Offer, Welcome
 from .._wire.frames import Frame
 from .link import Link
+from .timers import Timers
 
 
 class State(enum.IntEnum):
@@ -75,11 +77,79 @@ class Identity:
         return attrs.evolve(self, session=blake2b(self.session + endpoint.encode(), digest_size=16).digest())
 
 
-class Uplink:
-    """A session with one broker, seen from the peer that dials."""
+class Lane:
+    """One connection to a broker, as the engine keeps it: dialled, and dialled again when it is lost.
+
+    Attributes:
+        name: what the engine finds it by, and the `peer` of what is sent over it.
+        reason: why it is of no more use, or was lost; for people.
+        closed: it is never to be dialled again, and what still comes is for nobody.
+    """
+
+    name: str
+    reason: str
+    closed = False
+
+    @property
+    def uplink(self) -> Uplink:
+        """What it is part of."""
+        raise NotImplementedError
+
+    @property
+    def endpoint(self) -> str:
+        """Where it leads."""
+        return self.uplink.endpoint
+
+    def routing_id(self) -> bytes:
+        """Return what the broker is to call the next connection; empty for what the transport makes up."""
+        return b""
+
+    def receive(self, frames: Sequence[Frame], now: float) -> list[Any]:
+        """Return the commands that a message brought.
+
+        Raises:
+            ProtocolError: it can't be read, or was not to be expected.
+        """
+        raise NotImplementedError
+
+    def spoil(self, reason: str) -> bool:
+        """The broker does not make sense: note it, and tell whether the connection is of no more use."""
+        raise NotImplementedError
+
+
+class Wiring:
+    """What uplinks have for their machine to take: links and lanes, in lists that are never replaced."""
+
+    def __init__(self, timers: Timers[Any]) -> None:
+        self.timers = timers
+        #: Numbers for lanes.
+        self.serial = count(1)
+        #: What has something to send.
+        self.dirty: list[Any] = []
+        #: Lanes that are to be dialled, beside those that an uplink begins with.
+        self.opened: list[Lane] = []
+        #: Lanes that are to be closed for good, when what they have to send has left.
+        self.closed: list[Lane] = []
+        #: Lanes whose connections are of no more use.
+        self.unusable: list[Lane] = []
+
+
+class Due:
+    """What may stand among a machine's timers: its uplink has found something out by the time that is set."""
+
+    uplink: Uplink
+
+
+class Uplink(Lane):
+    """A session with one broker, seen from the peer that dials.
+
+    Here it has one connection, and is that, too; to a broker of another kind it may have several.
+    """
+
+    link: Any
 
     def __init__(self, endpoint: str, identity: Identity, settings: Settings, dirty: list[Link]) -> None:
-        self.endpoint = endpoint
+        self.name = self._endpoint = endpoint
         self.link = Link(dirty)
         self._hello: Hello
         self.state = State.DOWN
@@ -106,6 +176,29 @@ class Uplink:
 
     def __repr__(self) -> str:
         return f"<Uplink {self.endpoint} {self.state.name}>"
+
+    @property
+    def uplink(self) -> Uplink:
+        return self
+
+    @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """Its connections."""
+        return [self]
+
+    @property
+    def resume(self) -> float:
+        """Seconds that the session has to come back after its connection was lost."""
+        return self._settings.resume
+
+    @property
+    def reruns(self) -> bool:
+        """The broker runs again by itself what may run again when its worker is lost."""
+        return True
 
     @property
     def up(self) -> bool:
@@ -161,13 +254,27 @@ class Uplink:
         self.reason = reason
         self.unwelcome = unwelcome
 
-    def receive(self, frames: Sequence[Frame]) -> list[Any]:
-        """Return the commands of a message, the BATCH first; before the broker's WELCOME, none.
+    def receive(self, frames: Sequence[Frame], now: float) -> list[Any]:
+        """Return the commands of a message, the BATCH first; before the broker's WELCOME, none."""
+        commands: list[Any] = self.link.receive(frames) if self.state is State.UP else []
+        return commands
 
-        Raises:
-            ProtocolError: it can't be read, or is no answer to our greeting.
-        """
-        return self.link.receive(frames) if self.state is State.UP else []
+    def spoil(self, reason: str) -> bool:
+        self.reason = reason
+        # A new session: the old one would have what we can't read sent again.
+        self.epoch = b""
+        return True
+
+    def joined(self, lane: Lane, now: float) -> None:
+        """One of the lanes is connected, and the uplink is no longer DOWN."""
+
+    def survives(self, lane: Lane, reason: str, now: float) -> bool:
+        """One of the lanes has lost its connection, or got none: tell whether there are others."""
+        return False
+
+    def take_found(self, now: float) -> Sequence[Any]:
+        """Return commands that no message brought, and forget them."""
+        return ()
 
     def greet(self, frames: Sequence[Frame]) -> Greeted:
         """Read the broker's answer to the greeting; if it refused, `reason` tells why.
@@ -206,7 +313,7 @@ class Uplink:
             return Greeted.RESUMED
         return Greeted.RESTARTED if restarted else Greeted.FRESH
 
-    def beat(self, *, busy: bool) -> None:
+    def beat(self, now: float, *, busy: bool) -> None:
         """Say what is due after a heartbeat interval: nothing at all, on an idle session."""
         if self.state is State.GREETING:
             self._greet()

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import attrs
 import trio
 
 from .._chance import chance
 from .._core.dialler import Dialler
-from .._core.uplink import Uplink
+from .._core.uplink import Lane, Uplink
 from .._log import plain
 from .._resolve import Resolver, host_name
 from .._settings import Settings
@@ -29,8 +30,8 @@ LAST_DELAY: Final = 0.6
 class _Connection:
     """A dialled port, and the scope that its task lives in."""
 
-    def __init__(self, uplink: Uplink, port: Port) -> None:
-        self.uplink = uplink
+    def __init__(self, lane: Lane, port: Port) -> None:
+        self.lane = lane
         self.port = port
         self.scope = trio.CancelScope()
 
@@ -63,10 +64,12 @@ class DialEngine(Engine):
         self._options = transport_options(settings)
         self._nursery: trio.Nursery
         self._connections: dict[str, _Connection] = {}
-        #: The scopes of the tasks that keep uplinks connected.
+        #: The scopes of the tasks that keep lanes connected.
         self._keepers: dict[str, trio.CancelScope] = {}
-        #: Uplinks that have taken their leave; they are closed when that was sent.
-        self._retired: list[Uplink] = []
+        #: Lanes that were dialled before there were tasks.
+        self._first: list[Lane] = []
+        #: Lanes that are closed for good, as soon as what they have to say was sent.
+        self._leaving: list[Lane] = []
         names = {broker: name for broker in brokers if (name := host_name(broker))}
         self._numbers = [broker for broker in brokers if broker not in names]
         self._resolvers = [Resolver(*each, settings.resolve, self._note_addresses) for each in names.items()]
@@ -84,7 +87,10 @@ class DialEngine(Engine):
         self._dialler.unresolved.update(dict.fromkeys(resolver.broker for resolver in self._resolvers))
         try:
             for endpoint in self._numbers:
-                self._connect(self._dialler.add(endpoint))
+                self._dialler.add(endpoint)
+            self._first = self._dialler.take_opened()
+            for lane in self._first:
+                self._connect(lane)
         except EndpointError:
             for connection in self._connections.values():
                 connection.port.close()
@@ -92,8 +98,8 @@ class DialEngine(Engine):
 
     def _run_ports(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        for uplink in self._dialler.uplinks.values():
-            self._keep(uplink)
+        for lane in self._first:
+            self._keep(lane)
         for resolver in self._resolvers:
             nursery.start_soon(resolver.run)
 
@@ -119,7 +125,8 @@ class DialEngine(Engine):
         """Have an uplink for each endpoint that is ours, and for no other for long."""
         wanted = set(self._numbers).union(*(resolver.endpoints for resolver in self._resolvers))
         for endpoint in sorted(wanted - self._dialler.uplinks.keys() - self._keepers.keys()):
-            self._keep(self._dialler.add(endpoint))
+            self._dialler.add(endpoint)
+        self._keep_opened()
         for uplink in self._dialler.uplinks.values():
             if uplink.endpoint in wanted:
                 self._dialler.keep(uplink)
@@ -128,31 +135,36 @@ class DialEngine(Engine):
 
     # ---- connections
 
-    def _connect(self, uplink: Uplink) -> None:
-        self._connections[uplink.endpoint] = _Connection(uplink, dial(uplink.endpoint, self._options))
+    def _connect(self, lane: Lane) -> None:
+        options = attrs.evolve(self._options, routing_id=lane.routing_id())
+        self._connections[lane.name] = _Connection(lane, dial(lane.endpoint, options))
 
-    def _keep(self, uplink: Uplink) -> None:
-        self._keepers[uplink.endpoint] = trio.CancelScope()
-        self._nursery.start_soon(self._keep_connected, uplink, self._keepers[uplink.endpoint])
+    def _keep_opened(self) -> None:
+        for lane in self._dialler.take_opened():
+            self._keep(lane)
 
-    async def _keep_connected(self, uplink: Uplink, scope: trio.CancelScope) -> None:
+    def _keep(self, lane: Lane) -> None:
+        self._keepers[lane.name] = trio.CancelScope()
+        self._nursery.start_soon(self._keep_connected, lane, self._keepers[lane.name])
+
+    async def _keep_connected(self, lane: Lane, scope: trio.CancelScope) -> None:
         with scope:
-            await self._dial_again_and_again(uplink)
-        del self._keepers[uplink.endpoint]
+            await self._dial_again_and_again(lane)
+        del self._keepers[lane.name]
         # It may have been added again while it was closed.
         self._update_uplinks()
 
-    async def _dial_again_and_again(self, uplink: Uplink) -> None:
+    async def _dial_again_and_again(self, lane: Lane) -> None:
         delay = FIRST_DELAY
         while True:
             try:
-                if uplink.endpoint not in self._connections:
-                    self._connect(uplink)
+                if lane.name not in self._connections:
+                    self._connect(lane)
             except EndpointError as error:
-                uplink.reason = str(error)
+                lane.reason = str(error)
             else:
                 since = clock()
-                await self._serve_connection(self._connections[uplink.endpoint])
+                await self._serve_connection(self._connections[lane.name])
                 if clock() - since > LAST_DELAY:
                     delay = FIRST_DELAY
             # Jitter, so that the peers of a restarted broker don't all come at once.
@@ -168,47 +180,54 @@ class DialEngine(Engine):
             with connection.scope:
                 await self._serve(connection.port)
         finally:
-            del self._connections[connection.uplink.endpoint]
+            del self._connections[connection.lane.name]
             connection.port.close()
 
     def _receive(self, now: float) -> bool:
         anything = self._retire()
         for connection in list(self._connections.values()):
-            if connection.uplink in self._retired:
+            lane = connection.lane
+            if lane in self._leaving:
                 continue
             for _, what in connection.port.receive():
                 anything = True
                 if type(what) is list:
-                    self._dialler.receive(connection.uplink, what, now=now)
-                    if self._logged:
-                        self._log_return(connection.uplink)
+                    self._dialler.receive(lane, what, now=now)
                 elif isinstance(what, Connected):
-                    self._dialler.connected(connection.uplink, now=now)
+                    self._dialler.connected(lane, now=now)
                 elif isinstance(what, Lost):
                     self._drop(connection, what.reason, now)
-        for uplink in self._dialler.take_unusable():
-            if uplink.endpoint in self._connections:
-                self._drop(self._connections[uplink.endpoint], uplink.reason, now)
+                    continue
+                if self._logged:
+                    self._log_return(lane.uplink)
+        for lane in self._dialler.take_unusable():
+            if lane.name in self._connections:
+                self._drop(self._connections[lane.name], lane.reason, now)
         return anything
 
     def _retire(self) -> bool:
-        """Close the uplinks that are no longer ours and have nothing left to do; tell whether there were any."""
-        for uplink in self._retired:
-            self._keepers[uplink.endpoint].cancel()
-        self._retired = self._dialler.take_retired() if self._dialler.retiring else []
-        return bool(self._retired)
+        """Close the lanes that have nothing left to do, and dial those that are new; tell whether any were closed."""
+        for lane in self._leaving:
+            self._keepers[lane.name].cancel()
+        self._keep_opened()
+        self._leaving = self._dialler.take_closed()
+        if self._dialler.retiring:
+            for uplink in self._dialler.take_retired():
+                self._leaving += uplink.lanes
+        return bool(self._leaving)
 
     def _drop(self, connection: _Connection, reason: str, now: float) -> None:
-        uplink = connection.uplink
+        lane, uplink = connection.lane, connection.lane.uplink
         if connection.scope.cancel_called:
             return
         connection.scope.cancel()
         if self._dialler.uplinks.get(uplink.endpoint) is uplink:
-            self._log_loss(uplink, reason, now)
-            self._dialler.lost(uplink, reason, now=now)
-            for resolver in self._resolvers:
-                if uplink.endpoint in resolver.endpoints:
-                    resolver.doubt()
+            self._dialler.cut(lane, reason, now=now)
+            if not uplink.up:
+                self._log_loss(uplink, reason, now)
+                for resolver in self._resolvers:
+                    if uplink.endpoint in resolver.endpoints:
+                        resolver.doubt()
 
     def _log_loss(self, uplink: Uplink, reason: str, now: float) -> None:
         """Log why a broker can't be had: once, however often it is dialled; and again when it is not back in time."""

@@ -53,6 +53,9 @@ class Options:
     misses: int = 3
     #: Bytes in the largest frame that is taken; a larger one ends the connection that it came on.
     max_frame: int = 64 * 2**20 + 2**16
+    #: What the other side is to call a dialled port, where it can: up to 255 bytes that don't begin with a zero, and
+    #: that no other port uses there.  Empty for what the transport makes up.
+    routing_id: bytes = b""
 
     @property
     def silence(self) -> float:

@@ -255,7 +255,7 @@ class _Link:
         self.listener = listener
         self.alive = True
         self.greeted = False
-        name = network._routing_id()
+        name = dialler._options.routing_id or network._routing_id()
         out, back = _Way(self, dialler, listener, name), _Way(self, listener, dialler, DIALLED)
         self.ways = (out, back)
         dialler._ways[DIALLED] = out

@@ -74,7 +74,9 @@ async def _connected(options: Options, payload: Any, work: _Work) -> int | None:
     output = Output()
 
     async def with_client() -> None:
-        async with open_client(*options["endpoints"], settings=options["settings"]) as client:
+        async with open_client(
+            *options["endpoints"], protocol=options["protocol"], settings=options["settings"]
+        ) as client:
             with output.scope:
                 await work(client, payload, output)
 

@@ -21,6 +21,7 @@ from ._options import (
     as_json,
     endpoints,
     grace,
+    protocol,
     request_options,
     settings,
 )
@@ -122,6 +123,7 @@ def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: boo
 @zmdp.command()
 @click.argument("modules", nargs=-1, required=True, type=Target(), metavar="MODULE[:NAME]...")
 @endpoints("--connect", "The broker.")
+@protocol()
 @click.option("--name", help="What the worker is called in statistics and logs.")
 @grace()
 @click.option(
@@ -145,6 +147,7 @@ def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: boo
 def worker(
     modules: tuple[str, ...],
     endpoints: tuple[str, ...],
+    protocol: str,
     name: str | None,
     grace: float,
     settings: _Pairs,
@@ -161,7 +164,7 @@ def worker(
     from ._serve import run_worker
 
     chosen = _gather(settings, drain_grace=grace, **limits)
-    return run_worker(modules, endpoints, name=name, settings=chosen, json=json)
+    return run_worker(modules, endpoints, protocol=protocol, name=name, settings=chosen, json=json)
 
 
 @zmdp.command()

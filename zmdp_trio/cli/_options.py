@@ -225,6 +225,21 @@ def endpoints(name: str, help: str) -> Callable[[_Function], _Function]:
     )
 
 
+#: What brokers may speak; a test holds this equal to what the package knows.
+PROTOCOLS: Final = ("zmdp/1", "mdp/0.1", "mdp/0.2", "majortomo", "omdp", "pigato")
+
+
+def protocol() -> Callable[[_Function], _Function]:
+    """Make the option for what the brokers speak."""
+    return click.option(
+        "--protocol",
+        type=click.Choice(PROTOCOLS),
+        default=PROTOCOLS[0],
+        show_default=True,
+        help="What the broker speaks: ours, or one of the older Majordomo dialects.",
+    )
+
+
 def grace() -> Callable[[_Function], _Function]:
     """Make the option for the time that a drain may take."""
     return click.option(
@@ -281,5 +296,6 @@ def request_options(timeout: float | None) -> Callable[[_Function], _Function]:
         click.option("--worker", metavar="NAME", help="Run it on the worker of this name (its --name), or not at all."),
         settings("c", timeout="--timeout"),
         endpoints("--connect", "The broker."),
+        protocol(),
     ]
     return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)

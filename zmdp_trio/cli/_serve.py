@@ -90,7 +90,7 @@ def run_broker(endpoints: Sequence[str], *, settings: Settings, json: bool) -> i
 
 
 def run_worker(
-    modules: Sequence[str], brokers: Sequence[str], *, name: str | None, settings: Settings, json: bool
+    modules: Sequence[str], brokers: Sequence[str], *, protocol: str, name: str | None, settings: Settings, json: bool
 ) -> int:
     """Run a worker until a signal.
 
@@ -106,7 +106,7 @@ def run_worker(
         _announce({"services": names, "brokers": list(brokers)}, line, json)
 
     def open_it() -> AbstractAsyncContextManager[Worker]:
-        return open_worker(services, *brokers, name=name, settings=settings)
+        return open_worker(services, *brokers, name=name, protocol=protocol, settings=settings)
 
     # A thread can't be interrupted; a shielded clean-up of an async handler won't be.
     who = "a handler's thread" if any(service.shape.sync for service in services) else "a handler"

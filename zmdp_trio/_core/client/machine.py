@@ -23,6 +23,7 @@ from ..._wire import commands as c
 from ..._wire.frames import UNREADABLE
 from ..dialler import Dialler
 from ..link import request_weight, weight
+from ..protocol import ZMDP1, Protocol
 from ..uplink import Greeted, Identity, Uplink
 from .call import Call, CallInput, CallState, check_request
 from .choice import PATIENCE, BrokerChoice
@@ -43,8 +44,9 @@ class ClientMachine(Dialler):
     which to look whether their deadline was moved.
     """
 
-    def __init__(self, identity: Identity, settings: Settings) -> None:
+    def __init__(self, identity: Identity, settings: Settings, protocol: Protocol = ZMDP1) -> None:
         super().__init__(identity, settings)
+        self._protocol = protocol
         self._calls: dict[Uplink, dict[int, Call]] = {}
         self._waiting: dict[Call, None] = {}
         self._news: list[Call] = []
@@ -66,8 +68,9 @@ class ClientMachine(Dialler):
         """Send the call, or keep it until a broker is connected.
 
         Raises:
-            InvalidArgument: a broker would not take it; nothing was sent.
+            RequestError: a broker would not take it, or can't be asked for it; nothing was sent.
         """
+        self._protocol.prepare(call.request)
         uplink = self.choice.choose(call, now)
         check_request(call.request, uplink.limits if uplink else c.Limits.of(self.settings))
         self.started += 1
@@ -140,6 +143,9 @@ class ClientMachine(Dialler):
         news, self._news = self._news, []
         return news
 
+    def _make_uplink(self, endpoint: str, identity: Identity) -> Uplink:
+        return self._protocol.client(endpoint, identity, self.settings, self._wiring)
+
     # ---- sending
 
     def _wait(self, call: Call, now: float) -> None:
@@ -211,8 +217,9 @@ class ClientMachine(Dialler):
             details = None
         # With any other reason they are a handler's own details.
         not_run = error.reason in BROKERS_OWN and details == c.NOT_RUN
-        if call.claimed and (not_run or error.reason in LOST) and self._may_run_again(call):
-            # The restarted broker has no payload to run it again with.
+        ours = call.claimed or not uplink.reruns
+        if ours and (not_run or error.reason in LOST) and self._may_run_again(call):
+            # The restarted broker has no payload to run it again with; another one does not do it by itself.
             self._again(call, now)
             return
         if not_run:
@@ -354,11 +361,16 @@ class ClientMachine(Dialler):
             uplink.link.put(claim, weight(claim))
 
     def _lose_calls(self, uplink: Uplink, why: str, now: float) -> None:
-        """The session is over: send again what may run again, end the rest."""
-        uplink.link.drop_outbox()
+        """The session is over: send again what may run again, and what was never sent; end the rest."""
+        dropped = uplink.link.drop_outbox()
+        # What has waited for a session to come back has waited long enough.
+        unsent = () if uplink.resume else {command.id for command in dropped if isinstance(command, c.Request)}
         lost = list(self._calls[uplink].values())
         for call in lost:
-            if self._may_run_again(call):
+            if call.id in unsent:
+                self._take_back(call)
+                self._place(call, now)
+            elif self._may_run_again(call):
                 self._again(call, now)
             else:
                 self._end(call, BrokerLost(f"the broker is lost: {why}", service=call.request.service))
@@ -380,7 +392,11 @@ class ClientMachine(Dialler):
         self._take_back(call)
         call.retries -= 1
         call.request.retry = call.retries
-        uplink = self.choice.choose(call, now, avoid=lost)
+        self._place(call, now, avoid=lost)
+
+    def _place(self, call: Call, now: float, avoid: Uplink | None = None) -> None:
+        """Send a call that has no broker to one, or let it wait for one."""
+        uplink = self.choice.choose(call, now, avoid=avoid)
         if uplink is None:
             self._wait(call, now)
         else:

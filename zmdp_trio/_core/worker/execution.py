@@ -156,6 +156,8 @@ class Execution:
         self.messages -= 1
         self.bytes -= size
         self.partials += 1
+        if not self.request.caller:
+            return  # nobody can claim it
         self.sent_bytes += size
         sent = self.sent
         if sent is None:

@@ -13,6 +13,7 @@ from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
 from ..link import weight
+from ..protocol import ZMDP1, Protocol
 from ..uplink import Greeted, Identity, Uplink
 from .counters import Counters
 from .execution import END, RUNNING, Execution, ExecutionInput
@@ -49,9 +50,12 @@ class WorkerMachine(Recovery):
     `finish`, `fail`, and `reject`, and only then is its slot free.
     """
 
-    def __init__(self, identity: Identity, settings: Settings, services: Mapping[str, int]) -> None:
+    def __init__(
+        self, identity: Identity, settings: Settings, services: Mapping[str, int], protocol: Protocol = ZMDP1
+    ) -> None:
         """Make a worker's machine; `services` maps each service's name to its slots."""
         super().__init__(identity, settings)
+        self._protocol = protocol
         self._leases: dict[str, Leases[Uplink]] = {name: Leases(slots) for name, slots in services.items()}
         self._outbox = settings.outbox
         #: START comes once for each, and before all else of it: a list is quicker.
@@ -227,6 +231,9 @@ class WorkerMachine(Recovery):
         for leases in self._leases.values():
             leases.close(uplink)
         self._share_out()
+
+    def _make_uplink(self, endpoint: str, identity: Identity) -> Uplink:
+        return self._protocol.worker(endpoint, identity, self.settings, self._wiring, tuple(self._leases))
 
     def _offers(self, uplink: Uplink) -> list[c.Offer] | None:
         if self.draining:

@@ -65,6 +65,8 @@ def dial(endpoint: str, options: Options) -> Port:
         socket = parts[1]
         if endpoint.startswith("inproc:"):
             socket.set(zmq.ROUTING_ID, b"inproc-%d" % next(_inproc_names))  # see SharedContext.part
+        elif options.routing_id:
+            socket.set(zmq.ROUTING_ID, options.routing_id)
         socket.set(zmq.LINGER, LINGER_DIALLED)
         socket.set(zmq.RECONNECT_IVL, NEVER)
         socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT)
