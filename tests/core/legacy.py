@@ -30,6 +30,8 @@ class Legacy:
         self._inbox: list[m.Message] = []
         #: Plain heartbeats among what was taken.
         self.beats = 0
+        #: It does not care what it is told.
+        self.deaf = False
         self.peer = stage.attach(self)  # type: ignore[arg-type]
         if identity:
             stage.ends[identity] = stage.ends.pop(self.peer)
@@ -48,7 +50,8 @@ class Legacy:
 
     def deliver(self, frames: list[Any]) -> None:
         """Take a message; it must be one of the dialect."""
-        self._inbox.append(self.dialect.decode(self._from, frames))
+        if not self.deaf:
+            self._inbox.append(self.dialect.decode(self._from, frames))
 
     def take(self, kind: type[m.Message] | tuple[type[m.Message], ...] = m.Message) -> list[Any]:
         """Return the messages of a kind that have come, and forget all that have; plain heartbeats don't count."""
