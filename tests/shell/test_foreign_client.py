@@ -265,7 +265,7 @@ async def test_a_broker_that_is_back_gets_what_may_run_again(protocol: str, auto
         ({"code": "NOT_FOUND", "message": "no such file"}, Code.NOT_FOUND, "no such file", None),
         ({"code": "NOT_FOUND", "message": "m", "details": [1]}, Code.NOT_FOUND, "m", [1]),
         ("C_TIMEOUT", Code.INTERNAL, "C_TIMEOUT", None),
-        ({"errno": 5}, Code.INTERNAL, '{"errno":5}', {"errno": 5}),
+        ({"errno": 5}, Code.INTERNAL, '{"errno": 5}', {"errno": 5}),
     ],
 )
 @pytest.mark.parametrize("protocol", NODE)
