@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zmdp_trio import Settings
+from zmdp_trio import PROTOCOLS, Settings
 
 from ._failures import Failure, exit_codes_help, usage
 from ._options import (
@@ -107,17 +107,25 @@ def demo(path: Path | None, json: bool) -> int:
 
 @zmdp.command()
 @endpoints("--bind", "Where to listen; tcp://HOST:* takes any free port.")
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    type=click.Choice(PROTOCOLS),
+    help="Speak this one, and no other that is not named; again for more.  [default: all]",
+)
 @grace()
 @settings("b", drain_grace="--grace")
 @as_json("Print the endpoints as one JSON object when ready.")
-def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: bool) -> int:
+def broker(endpoints: tuple[str, ...], protocols: tuple[str, ...], grace: float, settings: _Pairs, json: bool) -> int:
     """Run a broker until Ctrl-C, SIGTERM, or SIGHUP.
 
     At the first signal it refuses new requests, and lets those that it has finish; a second one ends it now.
     """
     from ._serve import run_broker
 
-    return run_broker(endpoints, settings=_gather(settings, drain_grace=grace), json=json)
+    chosen = _gather(settings, drain_grace=grace)
+    return run_broker(endpoints, protocols=protocols or None, settings=chosen, json=json)
 
 
 @zmdp.command()

@@ -65,7 +65,7 @@ class _Command(Generic[_Server]):
             click.echo(f"zmdp {self.name}: {line}", err=True)
 
 
-def run_broker(endpoints: Sequence[str], *, settings: Settings, json: bool) -> int:
+def run_broker(endpoints: Sequence[str], *, protocols: Sequence[str] | None, settings: Settings, json: bool) -> int:
     """Run a broker until a signal.
 
     Returns:
@@ -85,7 +85,14 @@ def run_broker(endpoints: Sequence[str], *, settings: Settings, json: bool) -> i
         f"within {settings.resume:g} s, or else ends as BrokerLost"
     )
     return _run(
-        _Command("broker", "something", lambda: open_broker(*endpoints, settings=settings), announce, held, at_last)
+        _Command(
+            "broker",
+            "something",
+            lambda: open_broker(*endpoints, protocols=protocols, settings=settings),
+            announce,
+            held,
+            at_last,
+        )
     )
 
 
