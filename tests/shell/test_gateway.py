@@ -31,6 +31,7 @@ from zmdp_trio import (
     service,
 )
 from zmdp_trio._settings import Overrides
+from zmdp_trio.testing import host
 
 
 @asynccontextmanager
@@ -324,6 +325,27 @@ async def test_a_client_that_goes_has_its_requests_cancelled(probe: Probe, autoj
         await until(lambda: cluster.worker.statistics().cancelled == 2)
         numbers = gateway.statistics()
         assert (numbers.clients, numbers.cancelled, numbers.memory) == (0, 2, 0)
+
+
+async def test_a_client_that_falls_silent_has_its_requests_cancelled(probe: Probe, autojump_clock: Any) -> None:
+    @service("hang")
+    async def hang(payload: Any) -> None:
+        probe.enter()
+        try:
+            await trio.sleep_forever()
+        finally:
+            probe.leave()
+
+    async with gateway_to(hang) as (gateway, cluster):
+        here = host.set("far away")
+        async with connect(gateway.endpoints[0]) as client:
+            host.reset(here)
+            client.send(*req(b"1"))
+            await probe.entered.wait()
+            start = trio.current_time()
+            cluster.network.partition(gateway.endpoints, ["far away"])
+            await probe.left.wait()
+            assert trio.current_time() - start <= 7.5
 
 
 async def test_a_request_whose_client_has_gone_before_it_is_read_is_not_run(autojump_clock: Any) -> None:
