@@ -227,6 +227,7 @@ def stream(**options: Any) -> int:
 @click.option("--rep", "server", type=Endpoint(), metavar="ENDPOINT", help="Where a REP server is bound.")
 @click.option("--service", type=ServiceName(), required=True, metavar="SERVICE", help="What is called, or offered.")
 @endpoints("--connect", "The broker.")
+@protocol()
 @click.option(
     "--timeout",
     type=Seconds(),
@@ -258,6 +259,7 @@ def gateway(
     timeout: float | None,
     retry: int | None,
     concurrency: int | None,
+    protocol: str,
     name: str | None,
     grace: float,
     settings: _Pairs,
@@ -280,11 +282,20 @@ def gateway(
     if server is None and binds:
         if concurrency is not None:
             raise usage("--concurrency is for --rep: with --bind the workers say how many requests run at once")
-        return run_gateway(binds, service, endpoints, retry=retry or 0, name=name, settings=chosen, json=json)
+        return run_gateway(
+            binds, service, endpoints, retry=retry or 0, protocol=protocol, name=name, settings=chosen, json=json
+        )
     if server is None or binds:
         raise usage("give either --bind, for REQ clients, or --rep, for a REP server")
     if retry is not None:
         raise usage("--retry is for --bind: what is asked of a REP server, its callers may retry")
     return run_rep_service(
-        server, service, endpoints, concurrency=concurrency or 1, name=name, settings=chosen, json=json
+        server,
+        service,
+        endpoints,
+        concurrency=concurrency or 1,
+        protocol=protocol,
+        name=name,
+        settings=chosen,
+        json=json,
     )

@@ -126,6 +126,7 @@ def run_gateway(
     brokers: Sequence[str],
     *,
     retry: int,
+    protocol: str,
     name: str | None,
     settings: Settings,
     json: bool,
@@ -146,7 +147,9 @@ def run_gateway(
         return statistics.running + statistics.waiting
 
     def open_it() -> AbstractAsyncContextManager[Gateway]:
-        return open_gateway(*binds, service=service, brokers=brokers, retry=retry, name=name, settings=settings)
+        return open_gateway(
+            *binds, service=service, brokers=brokers, retry=retry, name=name, protocol=protocol, settings=settings
+        )
 
     return _run(_Command("gateway", "something", open_it, announce, held, "answering {} with an error"))
 
@@ -157,6 +160,7 @@ def run_rep_service(
     brokers: Sequence[str],
     *,
     concurrency: int,
+    protocol: str,
     name: str | None,
     settings: Settings,
     json: bool,
@@ -178,7 +182,7 @@ def run_rep_service(
             open_rep_service(
                 service, server, concurrency=concurrency, timeout=settings.timeout, settings=settings
             ) as offered,
-            open_worker([offered], *brokers, name=name, settings=settings) as worker,
+            open_worker([offered], *brokers, name=name, protocol=protocol, settings=settings) as worker,
         ):
             yield worker
 
