@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 
 import pytest
@@ -325,6 +326,7 @@ def test_mistakes_leave_memory_where_it_was() -> None:
             stage.broker.take_dropped()
             assert stage.broker.timers == 0
             assert stage.broker._farewells == {}
+            gc.collect()
             used.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
