@@ -1,6 +1,8 @@
 """A million messages with mistakes, against the broker's, the worker's, and the client's machine.
 
-    python -m fuzz.machines [--messages 1000000] [--seed N] [broker] [worker] [client]
+    python -m fuzz.machines [--messages 1000000] [--seed N] [broker] [legacy] [worker] [client]
+
+`legacy` is the broker's machine with peers of the older dialects.
 
 Messages with a mistake are counted; those without, which take the sessions to where mistakes hurt, come on top.
 Nothing but protocol errors may come of them, the counters must add up, every table must keep its limit, and the memory

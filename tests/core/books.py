@@ -11,6 +11,8 @@ from zmdp_trio._core.broker import BrokerMachine, Job, JobState
 from zmdp_trio._core.broker.claims import Claim
 from zmdp_trio._core.broker.job import JOB_BYTES
 from zmdp_trio._core.broker.keys import CALLER_BYTES, Caller
+from zmdp_trio._core.broker.legacy import LegacyClient, LegacyPeer, LegacyWorker
+from zmdp_trio._core.link import COMMAND_BYTES, weight
 from zmdp_trio._settings import Settings
 
 
@@ -28,6 +30,7 @@ def check_empty(broker: BrokerMachine) -> None:
     assert not broker.services()
     assert broker.timers == broker.memory == 0
     assert not broker._peers
+    assert not broker._farewells
     assert not broker.busy
     assert not {*broker._claims, *broker._holdings, *broker._awaited}
     assert all(entry.outcome is not None for entry in broker._keys._entries.values())
@@ -55,8 +58,21 @@ def _check_jobs(broker: BrokerMachine) -> list[Job]:
         assert sum(job.size for job in service.queued_jobs()) == service.queued_bytes
     waiting = len(broker._claims) + len(broker._awaited)
     # Each service has one for the workers that share their slots, and one for when it counts as lost.
-    assert broker.timers <= len(jobs) + len(broker.sessions()) + 2 * len(broker.services()) + waiting
+    most = len(jobs) + len(broker.sessions()) + 2 * len(broker.services()) + waiting + _legacy_timers(broker)
+    assert broker.timers <= most
     return list(jobs.values())
+
+
+def _legacy_timers(broker: BrokerMachine) -> int:
+    """How many deadlines legacy peers may have: one of their own, and those of requests and of last replies."""
+    links = [session.link for session in broker.sessions()]
+    clients = [link for link in links if isinstance(link, LegacyClient)]
+    for client in clients:
+        assert {*client._ids.values()} == {call for call in client._calls.values() if client.dialect.numbered}
+        assert sum(call.joined_bytes for call in client._calls.values()) == client._joined_bytes
+        assert {*client._calls} >= {*client.session.requests}
+    calls = sum(len(client._ids) + len(client.outbox) for client in clients)
+    return calls + sum(isinstance(link, LegacyPeer) for link in links)
 
 
 def _check_slots(broker: BrokerMachine) -> None:
@@ -79,8 +95,18 @@ def _check_memory(broker: BrokerMachine, settings: Settings, jobs: list[Job]) ->
     callers = sum(isinstance(each, Caller) for each in asked)
     requests += sum(JOB_BYTES + each.size for each in asked if isinstance(each, Claim))
     replies = sum(session.link.held_bytes for session in sessions if not session.is_worker)
+    replies += sum(_waiting_bytes(session.link) for session in sessions if isinstance(session.link, LegacyWorker))
     assert broker.memory == requests + CALLER_BYTES * callers + replies
     assert broker.memory <= settings.broker_memory or not replies
     assert len(sessions) <= settings.broker_sessions
     # A request of the last broker that a worker still has goes on, whatever its service.
     assert len(broker.services()) <= settings.broker_services + len(jobs)
+
+
+def _waiting_bytes(worker: LegacyWorker) -> int:
+    """What waits for callers at a worker that can't be paused."""
+    assert {*worker._held} == {*worker.session.held}
+    for held in worker._held.values():
+        assert held.waiting_bytes == sum(COMMAND_BYTES + weight(command) for command in held.waiting)
+        assert held.messages == worker.session.held[held.id].messages
+    return sum(held.waiting_bytes for held in worker._held.values())

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from golden import Vector
 from stage import BROKER, Stage, check_counters
 
 from zmdp_trio._core.broker.legacy import LegacyClient, LegacyWorker
-from zmdp_trio._wire.majordomo import DIALECTS, OMDP, PIGATO, Dialect, Route
+from zmdp_trio._errors import ProtocolError
+from zmdp_trio._wire.majordomo import DIALECTS, OMDP, PIGATO, Dialect, Route, detect, is_worker
 from zmdp_trio._wire.majordomo import messages as m
 
 NUMBERED = [OMDP, PIGATO]
@@ -156,3 +158,17 @@ def is_at_rest(stage: Stage) -> None:
             assert not any((link._calls, link._ids, link._found, link.outbox, link._joined_bytes))
         elif isinstance(link, LegacyWorker):
             assert not any((link._held, link._found, link.outbox, link._waiting_bytes))
+
+
+def is_anothers(vector: Vector) -> bool:
+    """Whether it is a message of another dialect, or role, rather than a bad one of this."""
+    try:
+        is_workers = is_worker(vector.frames)
+        return vector.dialect not in detect(b"peer", vector.frames) or is_workers is not (
+            vector.route is Route.WORKER_TO_BROKER
+        )
+    except ProtocolError:
+        return False
+
+
+# ---- malformed messages

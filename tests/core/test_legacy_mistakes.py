@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 
 import pytest
 from golden import MALFORMED, REFUSED, VECTORS, First, Vector
-from legacy import ALL, MDP, NUMBERED, Legacy, code_of, is_at_rest, live
+from legacy import ALL, MDP, NUMBERED, Legacy, code_of, is_anothers, is_at_rest, live
 from stage import Stage, ask, check_counters, hello
 
 from zmdp_trio._core.broker.arrivals import is_ours
-from zmdp_trio._errors import ProtocolError
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
 from zmdp_trio._wire.majordomo import (
@@ -22,8 +22,6 @@ from zmdp_trio._wire.majordomo import (
     PIGATO,
     Dialect,
     Route,
-    detect,
-    is_worker,
 )
 from zmdp_trio._wire.majordomo import messages as m
 
@@ -36,20 +34,6 @@ def peer_of(stage: Stage, vector: Vector) -> Legacy:
     else:
         peer.ask()
     return peer
-
-
-def is_anothers(vector: Vector) -> bool:
-    """Whether it is a message of another dialect, or role, rather than a bad one of this."""
-    try:
-        is_workers = is_worker(vector.frames)
-        return vector.dialect not in detect(b"peer", vector.frames) or is_workers is not (
-            vector.route is Route.WORKER_TO_BROKER
-        )
-    except ProtocolError:
-        return False
-
-
-# ---- malformed messages
 
 
 FROM_CLIENT = [each for each in MALFORMED if each.route is Route.CLIENT_TO_BROKER and not is_anothers(each)]
@@ -342,6 +326,7 @@ def test_mistakes_leave_memory_where_it_was() -> None:
             stage.broker.take_dropped()
             assert stage.broker.timers == 0
             assert stage.broker._farewells == {}
+            gc.collect()
             used.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()

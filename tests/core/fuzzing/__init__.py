@@ -13,11 +13,12 @@ from typing import Final
 
 from .broker import BrokerTarget
 from .dialled import ClientTarget, WorkerTarget
+from .legacy import LegacyTarget
 from .mistakes import HEADS as HEADS
 from .mistakes import nested as nested
 from .target import SETTINGS as SETTINGS
 from .target import Target as Target
 
 TARGETS: Final[dict[str, type[BrokerTarget] | type[WorkerTarget] | type[ClientTarget]]] = {
-    target.name: target for target in (BrokerTarget, WorkerTarget, ClientTarget)
+    target.name: target for target in (BrokerTarget, LegacyTarget, WorkerTarget, ClientTarget)
 }

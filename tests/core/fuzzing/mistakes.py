@@ -74,6 +74,27 @@ class Mutator:
             random.shuffle(frames)
         return frames
 
+    def plain_frames(self, frames: list[Any], *, honest: float) -> list[Any]:
+        """Return frames that all have a meaning of their own, as they should be in so many of 1.0 cases."""
+        random = self.random
+        if random.random() < honest:
+            return frames
+        self.mistakes += 1
+        for _ in range(random.choice((1, 1, 2, 4))):
+            at = random.randrange(len(frames))
+            kind = random.random()
+            if kind < 0.5:
+                frames[at] = random.choice(self._bytewise)(bytes(frames[at]))
+            elif kind < 0.65:
+                frames.insert(at, random.choice((b"", b"\xff", b"x" * 300, b"y" * 50_000, frames[at])))
+            elif kind < 0.8 and len(frames) > 1:
+                del frames[at]
+            elif kind < 0.9:
+                frames[at] = random.choice((b"", b"undefined", b"null", b"1" * 400, b"z" * 120_000))
+            else:
+                random.shuffle(frames)
+        return frames
+
     def _command(self, commands: Commands) -> list[Any]:
         return self.random.choice(commands) if commands else []
 

@@ -1,0 +1,86 @@
+"""The broker under peers of all dialects: its books balance at every step, nobody gets what is not his, and in the end
+nothing is left."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import legacy_crowd
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from legacy_crowd import ACTIONS, LegacyCrowd
+
+from zmdp_trio._core.broker.legacy import LegacyClient, LegacyWorker
+from zmdp_trio._core.broker.legacy.client import Call
+
+RANDOM = st.randoms(use_true_random=False)
+
+
+class CrowdMachine(RuleBasedStateMachine):
+    """A crowd whose choices are Hypothesis's: what it finds, it makes as short as it can."""
+
+    crowd: LegacyCrowd | None = None
+
+    @initialize(random=RANDOM)
+    def prepare(self, random: Random) -> None:
+        self.crowd = LegacyCrowd(random)
+
+    @rule(action=st.sampled_from(list(ACTIONS)), random=RANDOM)
+    def step(self, action: Any, random: Random) -> None:
+        assert self.crowd is not None
+        self.crowd.random = random
+        self.crowd.step(action)
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        if self.crowd is not None:
+            self.crowd.check()
+
+    def teardown(self) -> None:
+        if self.crowd is not None:
+            self.crowd.finish()
+
+
+TestLegacyCrowd = CrowdMachine.TestCase
+TestLegacyCrowd.settings = settings(deadline=None, max_examples=40, stateful_step_count=60)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_thousands_of_steps(seed: int) -> None:
+    seen = legacy_crowd.run(seed, 1_500).seen
+    assert all(seen[action.__name__] for action in ACTIONS)
+    for kind in ("Partial", "Final", "Failure"):
+        assert seen[f"client gets {kind}"], kind
+
+
+# ---- what keeps the crowd itself honest: it notices a broker that does wrong
+
+
+def run_many() -> None:
+    for seed in range(20):
+        legacy_crowd.run(seed, 1_000)
+
+
+def test_a_broker_that_replies_too_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Call, "expires", property(lambda self: self.heard + 2 * self.timeout))
+    with pytest.raises((AssertionError, KeyError)):
+        run_many()
+
+
+def test_a_broker_that_forgets_what_waits_for_credit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LegacyWorker, "_release", lambda self, held: held.waiting.clear())
+    with pytest.raises(AssertionError):
+        run_many()
+
+
+def test_a_broker_that_forgets_what_it_joined_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget(self: LegacyClient, call: Any) -> None:
+        del self._calls[call.id]
+        self._ids.pop(call.rid, None)
+
+    monkeypatch.setattr(LegacyClient, "_forget", forget)
+    with pytest.raises(AssertionError):
+        run_many()
