@@ -350,7 +350,8 @@ async def test_nothing_is_sent_to_pigato_after_the_timeout(autojump_clock: Any) 
         assert to_nobody(broker) == []
         assert worker.statistics().running == worker.statistics().cancelling == 0
         [hand] = broker.hands.values()
-        assert hand.concurrency == 6, "the broker will never know that this slot is free"
+        assert (hand.concurrency, hand.busy) == (5, {}), "over another connection, the slot is free"
+        assert len(broker.said(m.Ready)) == 2
 
 
 # ---- OMDP's request heartbeats
@@ -452,3 +453,45 @@ async def test_slots_are_shared_between_brokers(protocol: str, autojump_clock: A
                 job.release.set()
                 await until(lambda: worker.statistics().running == 0)
         assert len(one.said(m.Final)) == 4
+
+
+@pytest.mark.parametrize("protocol", ALL)
+async def test_a_handler_that_won_t_end_keeps_its_slot_though_its_connection_is_lost(
+    protocol: str, autojump_clock: Any
+) -> None:
+    running: list[Any] = []
+    peak = 0
+
+    @service("stubborn", concurrency=2)
+    async def stubborn(payload: int) -> int:
+        nonlocal peak
+        running.append(payload)
+        peak = max(peak, len(running))
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        running.remove(payload)
+        return payload
+
+    async with (
+        open_foreign(protocol) as broker,
+        open_worker([stubborn, echo], broker.endpoint, protocol=protocol) as worker,
+    ):
+        await broker.until(m.Ready, 2)
+        await trio.sleep(3)
+        ask(broker, "stubborn", 1)
+        await trio.sleep(1)
+        [lost] = [hand.peer for hand in broker.hands.values() if hand.busy]
+        del broker.hands[lost]
+        broker.to_worker(lost, m.Disconnect())
+        for i in range(2, 7):
+            ask(broker, "stubborn", i, id=b"%d" % i)
+        await trio.sleep(2)
+        assert sorted(running) == [1, 2]
+        await trio.sleep(40)
+        assert (running, peak) == ([], 2)
+        assert [json.loads(bytes(each.body[0])) for each in broker_finals(broker)] == [2, 3, 4, 5, 6]
+        assert worker.statistics().protocol_errors == worker.statistics().refused == 0
+
+
+def broker_finals(broker: ForeignBroker) -> list[Any]:
+    return [message for _, message in broker.said(m.Final)]
