@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check peers peers-soak bench chaos soak stress fuzz format coverage clean
+.PHONY: demo files test check peers peers-soak bench chaos soak stress fuzz format coverage clean
 
 demo: .venv/ready
 	$(BIN)/zmdp demo $(DEMO)
+
+# The files of one folder, for plain REQ clients: see examples/files.
+files: .venv/ready
+	$(BIN)/python examples/files/serve.py $(FILES)
 
 test: .venv/ready
 	$(BIN)/pytest -q $(TESTS)

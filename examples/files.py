@@ -6,8 +6,12 @@
     zmdp call files.stat '{"path": "photo.jpg"}'
     zmdp stream files.read '{"path": "photo.jpg"}' > copy.jpg
     zmdp stream files.tail '{"path": "server.log"}'
+    zmdp call files.content '{"path": "notes.txt"}'
 
-Three of the services are plain functions and generators: the worker runs them in threads, so that neither a slow
+The last one gives a whole text at once, as the file servers of many a Node tutorial do: see the folder files/ beside
+this file.
+
+Four of the services are plain functions and generators: the worker runs them in threads, so that neither a slow
 disk nor a checksum holds up the event loop.  `files.tail` spends its life waiting, so it is async and costs no thread.
 `zmdp demo` runs on these services too.
 """
@@ -19,6 +23,7 @@ import hashlib
 import heapq
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +36,9 @@ from zmdp_trio import Code, Final, Service, ServiceError, SyncRequest, service
 
 #: Bytes in one partial reply of `files.read` and `files.tail`.
 CHUNK = 256 * 1024
+
+#: Bytes in the largest file that `files.content` gives.
+LARGEST = 16 * 1024 * 1024
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -106,6 +114,22 @@ class TailQuery(msgspec.Struct, forbid_unknown_fields=True):
     offset: Natural | None = None
     #: Seconds between two looks at a file that does not grow.
     poll: Annotated[float, msgspec.Meta(ge=0.01, le=60)] = 0.2
+
+
+class ContentQuery(msgspec.Struct):
+    """Which file to give whole."""
+
+    path: str
+
+
+class Content(msgspec.Struct):
+    """A file as text, and the worker process that read it, as Node programs tell it."""
+
+    #: UTF-8; bytes that are none are replaced.
+    content: str
+    #: Milliseconds since 1970.
+    timestamp: int
+    pid: int
 
 
 class Folder:
@@ -189,7 +213,17 @@ def file_services(root: str | os.PathLike[str]) -> list[Service[..., Any]]:
                     await trio.sleep(query.poll)
         yield Final(Sent(bytes=sent, size=size))
 
-    return [list_files, stat_file, read_file, tail_file]
+    @service("files.content")
+    def give_content(query: ContentQuery) -> Content:
+        with folder.open(query.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = b"".join(iter(lambda: file.read(CHUNK), b"")) if size <= LARGEST else None
+        if content is None:
+            message = f"{query.path!r} has {size} bytes, more than {LARGEST}; files.read gives files of any size"
+            raise ServiceError(Code.INVALID_ARGUMENT, message, {"path": query.path, "size": size})
+        return Content(content.decode(errors="replace"), time.time_ns() // 1_000_000, os.getpid())
+
+    return [list_files, stat_file, read_file, tail_file, give_content]
 
 
 def _start_at(file: BinaryIO, path: str, offset: int | None) -> int:

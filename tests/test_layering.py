@@ -37,7 +37,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_service": SHELL,
     "_request": SHELL,
     "_handlers": SHELL,
+    "_gateway": SHELL,
+    "_rep": SHELL,
     "_crew": (),
+    # A broker's opposite: it shares nothing with ours but frames and sockets.
+    "conformance": ("_errors", "_chance", "_wire", "_transport", "conformance"),
 }
 SHELLS = [name for name, allowed in LAYERS.items() if allowed is SHELL]
 #: The shells know each other.

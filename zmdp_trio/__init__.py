@@ -27,6 +27,11 @@ from ._errors import ServiceError as ServiceError
 from ._errors import ServiceNotFound as ServiceNotFound
 from ._errors import Unavailable as Unavailable
 from ._errors import WorkerLost as WorkerLost
+from ._gateway import Gateway as Gateway
+from ._gateway import GatewayStatistics as GatewayStatistics
+from ._gateway import open_gateway as open_gateway
+from ._gateway import serve_gateway as serve_gateway
+from ._rep import open_rep_service as open_rep_service
 from ._request import Request as Request
 from ._request import SyncRequest as SyncRequest
 from ._service import Final as Final
@@ -53,6 +58,8 @@ __all__ = [
     "DeadlineExceeded",
     "EndpointError",
     "Final",
+    "Gateway",
+    "GatewayStatistics",
     "InvalidArgument",
     "MessageTooLarge",
     "Overloaded",
@@ -75,8 +82,11 @@ __all__ = [
     "WorkerStatistics",
     "open_broker",
     "open_client",
+    "open_gateway",
+    "open_rep_service",
     "open_worker",
     "serve_broker",
+    "serve_gateway",
     "serve_worker",
     "service",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -12,11 +13,13 @@ import trio
 
 from ._chance import chance
 from ._core.broker import BrokerMachine, Counters, Service
-from ._engine import BrokerEngine, transport_options
+from ._engine import BoundEngine, transport_options
 from ._names import peer_name, protocol_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._transport import Port, listen
+
+logger = logging.getLogger("zmdp_trio.broker")
 
 
 @attrs.frozen
@@ -83,7 +86,7 @@ class Broker:
         self.settings = settings
         self.endpoints = port.endpoints
         self._machine = BrokerMachine(name=name, epoch=chance().randbytes(8), settings=settings, protocols=protocols)
-        self._engine = BrokerEngine(self._machine, port, self._act)
+        self._engine = BoundEngine(self._machine, port, self._act, logger)
         self._idle = trio.Event()
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 import attrs
 
 from . import _payload
+from ._core.shared import is_reserved
 from ._request import Request, SyncRequest
 
 P = ParamSpec("P")
@@ -86,6 +87,8 @@ class Service(Generic[P, R]):
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"a service's name is a string of at least one character, not {name!r}")
+        if is_reserved(name):
+            raise ValueError(f"no service can be called {name!r}: brokers answer mmi.* and $dir themselves")
         if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
             raise ValueError(f"concurrency must be a whole number, 1 or more, not {concurrency!r}")
         if not callable(function) or inspect.isclass(function):
@@ -255,7 +258,7 @@ def service(
 
     Raises:
         TypeError: the signature can't be served, and why.
-        ValueError: the name or the concurrency is out of range.
+        ValueError: the name is empty, or one that brokers answer themselves; or the concurrency is out of range.
     """
     # So that annotations may name what is local to the function that the service is defined in.
     names = sys._getframe(1).f_locals

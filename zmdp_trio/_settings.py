@@ -38,13 +38,16 @@ def _switch(_: Any, attribute: attrs.Attribute[bool], value: bool) -> None:
 
 
 def _of(who: str, unit: str = "") -> dict[str, str]:
-    """Note whose a setting is: "b" the broker's, "w" the worker's, "c" the client's; and whether it counts bytes."""
+    """Note whose a setting is, and whether it counts bytes.
+
+    "b" is the broker's, "w" the worker's, "c" the client's, "g" the gateway's, which has those of its client, too.
+    """
     return {"who": who, "unit": unit}
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The limits and intervals of a broker, a worker, or a client.  Times in seconds, sizes in bytes."""
+    """The limits and intervals of a broker, a worker, a client, or a gateway.  Times in seconds, sizes in bytes."""
 
     #: Seconds between heartbeats, of the transport (ZMTP) and of the protocol.
     heartbeat: float = attrs.field(default=2.5, validator=_interval, metadata=_of("bwc"))
@@ -104,7 +107,7 @@ class Settings:
     #: Whether an MDP client, whose protocol has no errors, gets one as its last reply; else it gets nothing.
     mdp_errors: bool = attrs.field(default=True, validator=_switch, metadata=_of("b"))
     #: How long a drain lets what runs go on.
-    drain_grace: float = attrs.field(default=30.0, validator=_seconds, metadata=_of("bw"))
+    drain_grace: float = attrs.field(default=30.0, validator=_seconds, metadata=_of("bwg"))
     #: How long a worker's event loop may be blocked before that is logged; `math.inf` for never.
     blocked_after: float = attrs.field(default=1.0, validator=_span, metadata=_of("w"))
     #: The same, before the process is ended with status 70.
@@ -119,6 +122,10 @@ class Settings:
     recent_limit: int = attrs.field(default=4_096, validator=_count, metadata=_of("w"))
     #: The same in bytes.
     recent_bytes: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("w", "bytes"))
+    #: Requests that one connection to a gateway may have outstanding; at twice as many it is cut off.
+    gateway_requests: int = attrs.field(default=1_000, validator=_count, metadata=_of("g"))
+    #: Bytes that a gateway keeps for all of them together, half of it at most of requests.
+    gateway_memory: int = attrs.field(default=256 * MIB, validator=_count, metadata=_of("g", "bytes"))
 
     @property
     def silence(self) -> float:
@@ -167,6 +174,8 @@ class Overrides(TypedDict, total=False):
     key_bytes: int
     recent_limit: int
     recent_bytes: int
+    gateway_requests: int
+    gateway_memory: int
 
 
 def settings_with(settings: Settings | None, **overrides: Unpack[Overrides]) -> Settings:

@@ -18,7 +18,6 @@ from ._chance import chance
 from ._client import Client
 from ._core.foreign import protocol_of
 from ._core.protocol import ZMDP1, Protocol
-from ._core.shared import is_reserved
 from ._core.uplink import Identity
 from ._core.worker import RUNNING, Counters, Execution, WorkerEvent, WorkerMachine
 from ._crew import Crew
@@ -325,8 +324,6 @@ def _by_name(services: Iterable[Service[..., Any]], settings: Settings) -> dict[
         if len(service.name.encode()) > settings.max_service_name:
             limit = settings.max_service_name
             raise ValueError(f"a service's name has at most {limit} bytes, not {len(service.name):,}")
-        if is_reserved(service.name):
-            raise ValueError(f"no worker may offer {service.name!r}: brokers answer mmi.* and $dir themselves")
         if service.name in by_name:
             raise ValueError(f"two services are called {service.name!r}")
         by_name[service.name] = service

@@ -10,7 +10,7 @@ client.send(ask(1, "echo"))
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -76,11 +76,11 @@ SAMPLES: dict[type[c.Command], c.Command] = {
 }
 
 
-def outgoing(dirty: Iterable[Link]) -> Iterator[tuple[Any, list[Any]]]:
-    """Take the messages that links have ready: whom for, and the frames."""
+def outgoing(dirty: Iterable[Link], stalled: Collection[Any] = ()) -> Iterator[tuple[Any, list[Any]]]:
+    """Take the messages that links have ready: whom for, and the frames; those for peers that are stalled stay."""
     for link in dirty:
         link.scheduled = False
-        while link.peer is not None and (frames := link.next_batch()) is not None:
+        while link.peer is not None and link.peer not in stalled and (frames := link.next_batch()) is not None:
             link.batch_sent()
             yield link.peer, list(frames)
 
@@ -266,6 +266,8 @@ class Stage:
         self.ends: dict[bytes, Speaker | Line] = {}
         self.endpoints: dict[bytes, str] = {}
         self.lines: dict[tuple[Dialler, str], Line] = {}
+        #: Peers that read nothing, and what the broker has for them, perhaps.
+        self.stalled: dict[bytes, list[Link]] = {}
         self._connections = 0
         if fake is None:
             self.start_broker()
@@ -342,6 +344,16 @@ class Stage:
             self.brokers[self.endpoints[peer]].lost(peer, now=self.now)
         self.flush()
 
+    def stall(self, peer: bytes) -> None:
+        """Let a peer read nothing from now on: the transport takes nothing for it."""
+        self.stalled.setdefault(peer, [])
+
+    def unstall(self, peer: bytes) -> None:
+        """Let a peer read again."""
+        for link in self.stalled.pop(peer):
+            link.schedule()
+        self.flush()
+
     # ---- time and messages
 
     def flush(self) -> None:
@@ -354,7 +366,11 @@ class Stage:
                     # At once: a link has found something out by itself.
                     broker.handle_timer(now=self.now)
                     moved = True
-                for peer, frames in outgoing(broker.take_dirty()):
+                dirty = broker.take_dirty()
+                for link in dirty:
+                    if link.peer in self.stalled:
+                        self.stalled[link.peer].append(link)
+                for peer, frames in outgoing(dirty, self.stalled):
                     moved = True
                     if peer in self.ends:
                         self.ends[peer].deliver(frames)

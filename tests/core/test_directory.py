@@ -184,6 +184,13 @@ def test_questions_are_counted_and_leave_nothing_behind(stage: Stage) -> None:
     check_books(stage.broker, stage.settings)
 
 
+def test_a_question_to_the_broker_before_this_one_is_lost_at_once(stage: Stage) -> None:
+    client = stage.client()
+    client.send(c.Claim(1, "mmi.service", 0, 1, 1))
+    assert [error.reason for error in client.take(c.Error)] == ["broker-lost"]
+    assert stage.broker.timers == 0
+
+
 def test_options_that_are_for_workers_make_no_difference(stage: Stage) -> None:
     client = stage.client()
     client.send(ask(1, "mmi.service", b"echo", key="k", worker="nobody", retry=3, left=0.0))

@@ -192,6 +192,24 @@ async def test_the_handler_is_cancelled_at_once(
         assert cluster.worker.statistics().cancelled == 1
 
 
+async def test_a_client_that_is_cancelled_with_all_its_tasks_still_says_so(probe: Probe, autojump_clock: Any) -> None:
+    """Its engine, which is cancelled too, must not be gone before the last request is."""
+    async with open_cluster(sleeping(probe)) as cluster, trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            async with open_client(cluster.endpoint) as client, trio.open_nursery() as calls:
+                for _ in range(3):
+                    calls.start_soon(client.request, "handler")
+
+        nursery.start_soon(call)
+        await probe.entered.wait()
+        start = trio.current_time()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await probe.left.wait()
+    assert probe.left_at == start
+
+
 async def test_a_request_that_is_queued_is_dropped_there(probe: Probe, autojump_clock: Any) -> None:
     entered = 0
 

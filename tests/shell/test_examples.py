@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +48,20 @@ def test_example(name: str) -> None:
 
 def test_every_example_is_run() -> None:
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*OUTPUT, "files"}
+
+
+def test_a_module_wins_over_the_folder_of_its_name() -> None:
+    """`zmdp worker examples.files` means files.py; mypy has to be told so."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import examples.files; print(examples.files.__file__)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == str(ROOT / "examples" / "files.py")
+    assert "examples/files.py" in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +132,7 @@ ESCAPES = ["../secret", "folder/../../secret", "/etc/hostname", "outside", "out/
         ("long" * 1000, Code.INVALID_ARGUMENT),
     ],
 )
-@pytest.mark.parametrize("service", ["files.stat", "files.read", "files.tail"])
+@pytest.mark.parametrize("service", ["files.stat", "files.read", "files.tail", "files.content"])
 async def test_refusals(client: Client, service: str, path: str, code: Code) -> None:
     with pytest.raises(RequestError) as caught:
         await client.request(service, {"path": path})
@@ -191,6 +207,19 @@ async def test_list_shows_names_that_are_not_text(client: Client, root: Path) ->
     os.mkdir(os.fsencode(root / "folder") + b"/\xff")
     listing = await client.request("files.list", {"path": "folder"})
     assert [entry["name"] for entry in listing["entries"]] == ["\\xff", "deep", "text"]
+
+
+async def test_content(client: Client, root: Path) -> None:
+    (root / "notes").write_bytes("Grüße ".encode() + b"\xff")
+    before = time.time() * 1000
+    found = await client.request("files.content", {"path": "notes"})
+    assert (found["content"], found["pid"]) == ("Grüße \ufffd", os.getpid())
+    assert int(before) <= found["timestamp"] <= time.time() * 1000
+    assert (await client.request("files.content", {"path": "empty"}))["content"] == ""
+    os.truncate(root / "notes", 2**30)
+    with pytest.raises(RequestError, match=r"files\.read gives files of any size") as caught:
+        await client.request("files.content", {"path": "notes"})
+    assert caught.value.code is Code.INVALID_ARGUMENT
 
 
 async def test_stat(client: Client, root: Path) -> None:

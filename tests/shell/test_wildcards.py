@@ -8,7 +8,7 @@ import pytest
 import trio
 from cluster import Cluster, echo, open_cluster
 
-import zmdp_trio._worker
+import zmdp_trio._service
 from zmdp_trio import (
     InvalidArgument,
     Reject,
@@ -19,7 +19,6 @@ from zmdp_trio import (
     ServiceNotFound,
     SyncRequest,
     WorkerLost,
-    open_worker,
     service,
     testing,
 )
@@ -271,17 +270,17 @@ async def test_mmi_service_and_dir(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["mmi.service", "mmi.mine", "$dir"])
-async def test_reserved_names_are_refused_before_anything_is_served(autojump_clock: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=r"no worker may offer"):
-        async with open_worker([tells(name)], "memory://b"):
-            raise AssertionError("served")
+def test_reserved_names_are_refused_where_a_service_is_made(name: str) -> None:
+    with pytest.raises(ValueError, match=r"brokers answer mmi\.\* and \$dir themselves"):
+        tells(name)
+    assert tells("mmi").name == "mmi"
 
 
 async def test_a_worker_that_offers_one_all_the_same_reads_why_in_its_log(
     autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with testing.open_cluster(echo, check=False) as cluster:
-        monkeypatch.setattr(zmdp_trio._worker, "is_reserved", lambda name: False)
+        monkeypatch.setattr(zmdp_trio._service, "is_reserved", lambda name: False)
         await cluster.add_worker(tells("mmi.mine"), wait=False)
         await trio.sleep(1)
         assert "an offer of 'mmi.mine', which the broker answers itself" in caplog.text

@@ -1,6 +1,6 @@
 """Drives a machine over ports, bound or dialled: the one pump, and the only reader of Trio's clock."""
 
-from .bound import BrokerEngine as BrokerEngine
+from .bound import BoundEngine as BoundEngine
 from .dialled import DialEngine as DialEngine
 from .pace import Pace as Pace
 from .pump import Engine as Engine

@@ -1,28 +1,37 @@
-"""The broker's engine: one bound port, and a log of who was dropped."""
+"""The engine of brokers and gateways: one bound port, and a log of who was dropped."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
-from .._core.broker import BrokerMachine
-from .._core.link import Link
 from .._log import LimitedLog, plain
 from .._transport import Lost, Port
 from .._wire.frames import Frames
-from .pump import Engine
-
-logger = logging.getLogger("zmdp_trio.broker")
+from .pump import Engine, Machine, Outbox
 
 
-class BrokerEngine(Engine):
+class BoundMachine(Machine, Protocol):
+    """What this engine asks of its machine, and tells it."""
+
+    name: str
+
+    def receive(self, peer: bytes, frames: Frames, *, now: float) -> None: ...
+    def lost(self, peer: bytes, *, now: float) -> None: ...
+    def unreachable(self, peer: bytes, *, now: float) -> None: ...
+    def take_dropped(self) -> list[tuple[str, str]]: ...
+
+
+class BoundEngine(Engine):
     """One bound port, many peers."""
 
-    def __init__(self, machine: BrokerMachine, port: Port, act: Callable[[], None]) -> None:
+    def __init__(self, machine: BoundMachine, port: Port, act: Callable[[], None], logger: logging.Logger) -> None:
+        """Make an engine; `logger` gets a line for each peer that the machine drops, at a limited rate."""
         super().__init__(machine, act)
-        self._broker = machine
+        self._bound = machine
         self._port = port
         self._log = LimitedLog(logger, logging.WARNING)
 
@@ -41,15 +50,15 @@ class BrokerEngine(Engine):
         received = self._port.receive()
         for peer, what in received:
             if type(what) is list:
-                self._broker.receive(peer, what, now=now)
+                self._bound.receive(peer, what, now=now)
             elif isinstance(what, Lost):
-                self._broker.lost(peer, now=now)
-        for who, why in self._broker.take_dropped():
-            self._log.log(f"{self._broker.name} dropped {plain(who)}: {plain(why)}", now=now)
+                self._bound.lost(peer, now=now)
+        for who, why in self._bound.take_dropped():
+            self._log.log(f"{self._bound.name} dropped {plain(who)}: {plain(why)}", now=now)
         return bool(received)
 
-    def _send(self, link: Link, frames: Frames) -> bool:
+    def _send(self, link: Outbox, frames: Frames) -> bool:
         return self._port.send(link.peer, frames)
 
-    def _gone(self, link: Link, now: float) -> None:
-        self._broker.unreachable(link.peer, now=now)
+    def _gone(self, link: Outbox, now: float) -> None:
+        self._bound.unreachable(link.peer, now=now)

@@ -11,14 +11,13 @@ import trio
 
 from .._chance import chance
 from .._core.dialler import Dialler
-from .._core.link import Link
 from .._core.uplink import Lane, Uplink
 from .._log import plain
 from .._resolve import Resolver, host_name
 from .._settings import Settings
 from .._transport import DIALLED, Connected, EndpointError, Lost, PeerGone, Port, dial
 from .._wire.frames import Frames
-from .pump import Engine, clock, transport_options
+from .pump import Engine, Outbox, clock, transport_options
 
 logger = logging.getLogger("zmdp_trio.engine")
 
@@ -249,13 +248,13 @@ class DialEngine(Engine):
             self._lost_at.pop(uplink.endpoint, None)
             logger.log(logging.INFO, "%s at %s: connected", self._dialler.identity.name, uplink.endpoint)
 
-    def _send(self, link: Link, frames: Frames) -> bool:
+    def _send(self, link: Outbox, frames: Frames) -> bool:
         connection = self._connections.get(link.peer)
         if connection is None:
             raise PeerGone(link.peer)
         return connection.port.send(DIALLED, frames)
 
-    def _gone(self, link: Link, now: float) -> None:
+    def _gone(self, link: Outbox, now: float) -> None:
         connection = self._connections.get(link.peer)
         if connection is not None:
             self._drop(connection, "the broker can't be reached", now)

@@ -8,12 +8,11 @@ there is nothing left.  Two kinds of tasks take turns: each port's `run`, when t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 import trio
 
-from .._core.link import Link
 from .._settings import Settings
 from .._transport import Options, PeerGone, Port
 from .._wire.frames import Frames
@@ -35,13 +34,25 @@ def transport_options(settings: Settings) -> Options:
     )
 
 
+class Outbox(Protocol):
+    """What a machine has for one peer to send: a `Link`, or what stands for one."""
+
+    peer: Any
+    scheduled: bool
+
+    def schedule(self) -> None: ...
+    def next_batch(self) -> Frames | None: ...
+    def batch_sent(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Machine(Protocol):
     """What the engine asks of every machine."""
 
     @property
     def deadline(self) -> float: ...
     def handle_timer(self, *, now: float) -> None: ...
-    def take_dirty(self) -> list[Link]: ...
+    def take_dirty(self) -> Sequence[Outbox]: ...
 
 
 class Engine(ABC):
@@ -56,11 +67,12 @@ class Engine(ABC):
         """
         self._machine = machine
         self._act = act
-        self._blocked: list[Link] = []
+        self._blocked: list[Outbox] = []
         self._sleeper: trio.lowlevel.Task | None = None
         #: Somebody called `wake` while nobody slept.
         self._woken = False
-        self._life = trio.CancelScope()
+        #: Ended by `close` alone: what is cancelled around us has its last words to say.
+        self._life = trio.CancelScope(shield=True)
         self._closed = False
         self._scope = trio.CancelScope()
 
@@ -69,11 +81,11 @@ class Engine(ABC):
         """Feed the machine what has come; tell whether there was anything."""
 
     @abstractmethod
-    def _send(self, link: Link, frames: Frames) -> bool:
+    def _send(self, link: Outbox, frames: Frames) -> bool:
         """Offer a message to the link's port.  Raises PeerGone."""
 
     @abstractmethod
-    def _gone(self, link: Link, now: float) -> None:
+    def _gone(self, link: Outbox, now: float) -> None:
         """The link's peer can't be reached."""
 
     def turn(self) -> None:

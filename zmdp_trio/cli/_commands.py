@@ -10,8 +10,21 @@ import click
 
 from zmdp_trio import Settings
 
-from ._failures import Failure, exit_codes_help
-from ._options import Span, Target, as_json, endpoints, grace, protocol, request_options, settings
+from ._failures import Failure, exit_codes_help, usage
+from ._options import (
+    MAX_RETRY,
+    Endpoint,
+    Seconds,
+    ServiceName,
+    Span,
+    Target,
+    as_json,
+    endpoints,
+    grace,
+    protocol,
+    request_options,
+    settings,
+)
 
 
 def run(arguments: list[str]) -> int:
@@ -192,3 +205,78 @@ def stream(**options: Any) -> int:
 
     _keep_logs_quiet()
     return run_stream(options | {"settings": _gather(options["settings"])})
+
+
+@zmdp.command()
+@click.option(
+    "--bind",
+    "binds",
+    type=Endpoint(),
+    multiple=True,
+    metavar="ENDPOINT",
+    help="Where REQ clients connect to.  [repeatable]",
+)
+@click.option("--rep", "server", type=Endpoint(), metavar="ENDPOINT", help="Where a REP server is bound.")
+@click.option("--service", type=ServiceName(), required=True, metavar="SERVICE", help="What is called, or offered.")
+@endpoints("--connect", "The broker.")
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default="60",
+    metavar="SECONDS",
+    help="Longest wait for a reply (with --bind, between partial replies), or 'none'.  [default: 60]",
+)
+@click.option(
+    "--retry",
+    type=click.IntRange(0, MAX_RETRY),
+    metavar="N",
+    help="With --bind: run a request again up to N times if its worker or broker is lost.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --rep: requests that the server gets at once.  [default: 1, as a REP socket answers them]",
+)
+@click.option("--name", help="What it is called in statistics and logs.")
+@grace()
+@settings("cgw", timeout="--timeout", concurrency="--concurrency", drain_grace="--grace")
+@as_json("Print what is served where as one JSON object when ready.")
+def gateway(
+    binds: tuple[str, ...],
+    server: str | None,
+    service: str,
+    endpoints: tuple[str, ...],
+    timeout: float | None,
+    retry: int | None,
+    concurrency: int | None,
+    name: str | None,
+    grace: float,
+    settings: _Pairs,
+    json: bool,
+) -> int:
+    """Let plain REQ clients call a service, or offer a REP server as one, until Ctrl-C, SIGTERM, or SIGHUP.
+
+    With --bind, what REQ clients send there goes to SERVICE, and its replies go back, each client's in order.  With
+    --rep, what is asked of SERVICE goes to the REP server, which need not know of it.
+
+    At the first signal it takes no new requests, and lets those that it has finish; a second one ends it now.
+
+    \b
+    zmdp gateway --bind tcp://127.0.0.1:60401 --service files.content
+    zmdp gateway --rep tcp://127.0.0.1:7000 --service legacy
+    """
+    from ._serve import run_gateway, run_rep_service
+
+    chosen = _gather(settings, drain_grace=grace, timeout=math.inf if timeout is None else timeout)
+    if server is None and binds:
+        if concurrency is not None:
+            raise usage("--concurrency is for --rep: with --bind the workers say how many requests run at once")
+        return run_gateway(binds, service, endpoints, retry=retry or 0, name=name, settings=chosen, json=json)
+    if server is None or binds:
+        raise usage("give either --bind, for REQ clients, or --rep, for a REP server")
+    if retry is not None:
+        raise usage("--retry is for --bind: what is asked of a REP server, its callers may retry")
+    return run_rep_service(
+        server, service, endpoints, concurrency=concurrency or 1, name=name, settings=chosen, json=json
+    )

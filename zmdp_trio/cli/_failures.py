@@ -10,7 +10,7 @@ import attrs
 #: The exit codes: the one table that code, `zmdp --help`, and the docs read.  A request that failed has the code of
 #: its error; the names without an error of that name are the command's own.
 EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
-    "OK": (0, "done; broker and worker: all requests finished after a signal"),
+    "OK": (0, "done; broker, worker, gateway: all requests finished after a signal"),
     "FAILED": (1, "the command itself failed, or a check of the demo did"),
     "USAGE": (2, "wrong use: an option, the payload, a module, an endpoint"),
     "INTERNAL": (3, "the service failed"),
@@ -23,7 +23,7 @@ EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
     "CANCELLED": (10, "cancelled by the other side"),
     "UNIMPLEMENTED": (11, "the other side can't do that"),
     "HUNG": (70, "worker: its event loop was blocked for longer than --hung-after"),
-    "SIGHUP": (129, "ended as its terminal closed; broker and worker: before all requests were finished"),
+    "SIGHUP": (129, "ended as its terminal closed; broker, worker, gateway: before all requests were finished"),
     "SIGINT": (130, "ended by Ctrl-C; the same"),
     "SIGTERM": (143, "ended by SIGTERM; the same"),
 }

@@ -127,7 +127,7 @@ class Header(_HeaderType):
         return name, content
 
 
-_ROLES: Final = {"b": "brokers", "w": "workers", "c": "clients"}
+_ROLES: Final = {"b": "brokers", "w": "workers", "c": "clients", "g": "gateways"}
 _SIZE: Final = re.compile(r"(\d+)(KiB|MiB|GiB)")
 _FACTORS: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -136,7 +136,7 @@ class Setting(_SettingType):
     """One field of `Settings` and its value, written `NAME=VALUE`.
 
     Args:
-        roles: the letters of those whose settings the command uses: b, w, c.
+        roles: the letters of those whose settings the command uses: b, w, c, g.
         options: the settings that have an option of their own, and which.
     """
 

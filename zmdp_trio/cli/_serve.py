@@ -1,25 +1,35 @@
-"""`zmdp broker` and `zmdp worker`: run until a signal, drain, exit."""
+"""`zmdp broker`, `zmdp worker`, and `zmdp gateway`: run until a signal, drain, exit."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 import attrs
 import click
 import trio
 
-from zmdp_trio import Broker, Service, Settings, Worker, open_broker, open_worker
+from zmdp_trio import (
+    Broker,
+    Gateway,
+    Service,
+    Settings,
+    Worker,
+    open_broker,
+    open_gateway,
+    open_rep_service,
+    open_worker,
+)
 
 from ._failures import Failure, explain, usage
 from ._modules import collect
 from ._signals import with_signals
 from ._values import to_json
 
-_Server = TypeVar("_Server", Broker, Worker)
+_Server = TypeVar("_Server", Broker, Worker, Gateway)
 
 #: Seconds without a broker after which a worker says what it is waiting for.
 _PATIENCE = 1.0
@@ -31,7 +41,7 @@ _GOODBYE = 0.9
 
 @attrs.frozen
 class _Command(Generic[_Server]):
-    """What the two commands differ in.
+    """What the commands differ in.
 
     Attributes:
         name: of the command.
@@ -91,25 +101,97 @@ def run_worker(
     names = [service.name for service in services]
 
     async def announce(worker: Worker) -> None:
-        where = ", ".join(brokers)
-        with trio.move_on_after(_PATIENCE) as scope:
-            await worker.wait_welcomed()
-        if scope.cancelled_caught:
-            click.echo(f"zmdp worker: waiting for a broker at {where}", err=True)
-            await worker.wait_welcomed()
+        where = await _wait_welcomed(worker, "worker", brokers)
         line = f"zmdp worker: offering {', '.join(names)} at {where}"
         _announce({"services": names, "brokers": list(brokers)}, line, json)
-
-    def held(worker: Worker) -> int:
-        statistics = worker.statistics()
-        return statistics.running + statistics.cancelling
 
     def open_it() -> AbstractAsyncContextManager[Worker]:
         return open_worker(services, *brokers, name=name, protocol=protocol, settings=settings)
 
     # A thread can't be interrupted; a shielded clean-up of an async handler won't be.
     who = "a handler's thread" if any(service.shape.sync for service in services) else "a handler"
-    return _run(_Command("worker", who, open_it, announce, held))
+    return _run(_Command("worker", who, open_it, announce, _held_by_worker))
+
+
+def run_gateway(
+    binds: Sequence[str],
+    service: str,
+    brokers: Sequence[str],
+    *,
+    retry: int,
+    name: str | None,
+    settings: Settings,
+    json: bool,
+) -> int:
+    """Let REQ clients call a service until a signal.
+
+    Returns:
+        The status to exit with.
+    """
+
+    async def announce(gateway: Gateway) -> None:
+        record = {"endpoints": list(gateway.endpoints), "service": service, "brokers": list(brokers)}
+        line = f"from {', '.join(gateway.endpoints)} to {service} at {', '.join(brokers)}"
+        _announce(record, f"zmdp gateway: passing requests on {line}", json)
+
+    def held(gateway: Gateway) -> int:
+        statistics = gateway.statistics()
+        return statistics.running + statistics.waiting
+
+    def open_it() -> AbstractAsyncContextManager[Gateway]:
+        return open_gateway(*binds, service=service, brokers=brokers, retry=retry, name=name, settings=settings)
+
+    return _run(_Command("gateway", "something", open_it, announce, held, "answering {} with an error"))
+
+
+def run_rep_service(
+    server: str,
+    service: str,
+    brokers: Sequence[str],
+    *,
+    concurrency: int,
+    name: str | None,
+    settings: Settings,
+    json: bool,
+) -> int:
+    """Offer a REP server as a service until a signal.
+
+    Returns:
+        The status to exit with.
+    """
+
+    async def announce(worker: Worker) -> None:
+        where = await _wait_welcomed(worker, "gateway", brokers)
+        line = f"zmdp gateway: offering {server} as {service} at {where}"
+        _announce({"server": server, "service": service, "brokers": list(brokers)}, line, json)
+
+    @asynccontextmanager
+    async def open_it() -> AsyncIterator[Worker]:
+        async with (
+            open_rep_service(
+                service, server, concurrency=concurrency, timeout=settings.timeout, settings=settings
+            ) as offered,
+            open_worker([offered], *brokers, name=name, settings=settings) as worker,
+        ):
+            yield worker
+
+    return _run(_Command("gateway", "something", open_it, announce, _held_by_worker))
+
+
+async def _wait_welcomed(worker: Worker, command: str, brokers: Sequence[str]) -> str:
+    """Wait until a broker has taken a worker on; return where that is or may be."""
+    where = ", ".join(brokers)
+    with trio.move_on_after(_PATIENCE) as scope:
+        await worker.wait_welcomed()
+    if scope.cancelled_caught:
+        click.echo(f"zmdp {command}: waiting for a broker at {where}", err=True)
+        await worker.wait_welcomed()
+    return where
+
+
+def _held_by_worker(worker: Worker) -> int:
+    statistics = worker.statistics()
+    return statistics.running + statistics.cancelling
 
 
 def _collect(targets: Sequence[str]) -> list[Service[..., Any]]:

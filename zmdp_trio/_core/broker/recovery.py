@@ -19,7 +19,7 @@ from ..._errors import BrokerLost, DeadlineExceeded, InvalidArgument, ProtocolEr
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..link import request_weight, weight
-from ..shared import MAX_HOLDINGS, Fingerprint, Origin, fingerprint
+from ..shared import MAX_HOLDINGS, Fingerprint, Origin, fingerprint, is_reserved
 from .claims import AwaitedKey, Claim, Holding
 from .dispatcher import Dispatcher
 from .job import JOB_BYTES, Job, JobInput, deadline_of
@@ -73,7 +73,8 @@ class Recovery(Dispatcher):
         claim = Claim(session, command, now + command.left if command.left is not None else math.inf)
         names = len(claim.service.encode()), len((claim.key or "").encode())
         too_long = names[0] > self.settings.max_service_name or names[1] > c.MAX_NAME
-        if too_long or self._too_many(session, len(session.requests) + 1) is not None:
+        unheld = too_long or is_reserved(claim.service)
+        if unheld or self._too_many(session, len(session.requests) + 1) is not None:
             self._lose_claim(claim)
             return
         self._file(claim)

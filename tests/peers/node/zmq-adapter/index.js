@@ -17,6 +17,7 @@ class Socket extends compat.Socket {
   constructor(type) {
     super(type);
     const socket = this;
+    this._answered = Promise.resolve();
     this._zmq = {
       get state() {
         return socket.closed ? STATE_CLOSED : STATE_READY;
@@ -34,6 +35,16 @@ class Socket extends compat.Socket {
     if ('routingId' in this._socket) {
       super.identity = value;
     }
+  }
+
+  // Sends the next message.  To zeromq 6, a request that waits behind another one may hide that one's reply for ever, at
+  // any server; so it does not get to know of it before.
+  async _send() {
+    await this._answered;
+    if (this.type === 'req') {
+      this._answered = new Promise((resolve) => this.once('message', resolve));
+    }
+    await super._send();
   }
 
   send(message, flags, callback) {
