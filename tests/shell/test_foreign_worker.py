@@ -11,7 +11,17 @@ import trio
 from cluster import Probe, count, echo, until
 from foreign_broker import ForeignBroker, open_foreign
 
-from zmdp_trio import Code, Reject, Request, ServiceError, open_client, open_worker, serve_worker, service
+from zmdp_trio import (
+    Code,
+    DeadlineExceeded,
+    Reject,
+    Request,
+    ServiceError,
+    open_client,
+    open_worker,
+    serve_worker,
+    service,
+)
 from zmdp_trio._core.foreign import worker as foreign_worker
 from zmdp_trio._wire.majordomo import messages as m
 
@@ -312,7 +322,7 @@ async def test_pigato_is_told_how_much_the_worker_takes(autojump_clock: Any) -> 
         assert job.running == 7
 
 
-@pytest.mark.parametrize(("limit", "seconds"), [(1000, 0.9), (20_000, 19.0), (None, 59.0)])
+@pytest.mark.parametrize(("limit", "seconds"), [(1000, 0.9), (20_000, 19.75), (None, 59.75)])
 async def test_a_pigato_request_s_timeout_is_its_handler_s_deadline(
     limit: int | None, seconds: float, autojump_clock: Any
 ) -> None:
@@ -495,3 +505,21 @@ async def test_a_handler_that_won_t_end_keeps_its_slot_though_its_connection_is_
 
 def broker_finals(broker: ForeignBroker) -> list[Any]:
     return [message for _, message in broker.said(m.Final)]
+
+
+async def test_the_caller_s_own_scope_ends_the_call_at_pigato_s_broker_too(autojump_clock: Any) -> None:
+    job = Job()
+    async with (
+        open_foreign("pigato") as broker,
+        open_worker([job.service], broker.endpoint, protocol="pigato"),
+        open_client(broker.endpoint, protocol="pigato") as client,
+    ):
+        await broker.until(m.Heartbeat)
+        for seconds in (0.01, 1, 20):
+            started = trio.current_time()
+            with trio.move_on_after(seconds) as scope:
+                await client.request("job", "a")
+            assert scope.cancelled_caught
+            assert trio.current_time() - started == pytest.approx(seconds)
+        with pytest.raises(DeadlineExceeded):
+            await client.request("job", "a", deadline=trio.current_time() + 1)

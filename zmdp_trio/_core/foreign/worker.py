@@ -38,7 +38,7 @@ TIMEOUT: Final = 60.0
 #: A handler is told that it has so much less than its broker allows, as a part of that and in seconds at most: PIGATO's
 #: broker disconnects a worker whose reply comes later.
 MARGIN_PART: Final = 0.1
-MARGIN: Final = 1.0
+MARGIN: Final = 0.25
 #: A caller that has beaten so often for one request is taken to go on for as long as it waits.
 REGULAR: Final = 2
 _write_json = msgspec.json.Encoder().encode
