@@ -31,6 +31,7 @@ from ._gateway import Gateway as Gateway
 from ._gateway import GatewayStatistics as GatewayStatistics
 from ._gateway import open_gateway as open_gateway
 from ._gateway import serve_gateway as serve_gateway
+from ._names import PROTOCOLS as PROTOCOLS
 from ._rep import open_rep_service as open_rep_service
 from ._request import Request as Request
 from ._request import SyncRequest as SyncRequest
@@ -49,6 +50,7 @@ from ._worker import serve_worker as serve_worker
 __version__ = "0.1.0"
 
 __all__ = [
+    "PROTOCOLS",
     "Broker",
     "BrokerLost",
     "BrokerStatistics",

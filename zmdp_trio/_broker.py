@@ -14,7 +14,7 @@ import trio
 from ._chance import chance
 from ._core.broker import BrokerMachine, Counters, Service
 from ._engine import BoundEngine, transport_options
-from ._names import peer_name, protocol_name
+from ._names import dialect_names, peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._transport import Port, listen
@@ -170,8 +170,8 @@ async def open_broker(
         endpoints: where to listen, all at once: `tcp://127.0.0.1:5555`, `tcp://127.0.0.1:*`, `ipc:///run/zmdp`,
             `inproc://name`, `memory://name`.
         name: what peers and logs call it; by default random.
-        protocols: the dialects that are understood; by default all, each peer's told by its first message: `zmdp/1`,
-            `mdp/0.1`, `mdp/0.2`, `mdp/0.2+empty`, `majortomo`, `omdp`, `pigato`.
+        protocols: the dialects that are understood; by default all, each peer's told by its first message: see
+            `PROTOCOLS`.
         settings: limits and intervals; `overrides` replaces some, such as `heartbeat=1`.
 
     Raises:
@@ -181,7 +181,7 @@ async def open_broker(
     all_settings = settings_with(settings, **overrides)
     name = peer_name(name, "broker")
     if protocols is not None:
-        protocols = frozenset(map(protocol_name, protocols))
+        protocols = dialect_names(protocols)
     broker = Broker(listen(*endpoints, options=transport_options(all_settings)), name, all_settings, protocols)
     async with open_plain_nursery() as nursery:
         nursery.start_soon(broker._engine.run)

@@ -14,6 +14,7 @@ import trio
 from ._client import Client, open_client
 from ._core import bodies
 from ._core.gateway import Exchange, Fate, GatewayMachine
+from ._core.protocol import ZMDP1
 from ._engine import BoundEngine, transport_options
 from ._errors import Code, RequestError
 from ._names import peer_name
@@ -192,6 +193,7 @@ async def open_gateway(
     brokers: str | Iterable[str],
     retry: int = 0,
     name: str | None = None,
+    protocol: str = ZMDP1.name,
     settings: Settings | None = None,
     **overrides: Unpack[Overrides],
 ) -> AsyncIterator[Gateway]:
@@ -214,16 +216,17 @@ async def open_gateway(
         brokers: the endpoint of a broker, or several, as for `open_client`.
         retry: how often a request may run again when its worker or broker is lost.
         name: what handlers see as `request.peer`; by default random.
+        protocol: what the brokers speak, as for `open_client`.
         settings: limits and intervals; `overrides` replaces some, such as `timeout=5`.
 
     Raises:
         EndpointError: an endpoint is malformed or can't be bound.
-        ValueError: `service` or `retry` is out of range.
+        ValueError: `service` or `retry` is out of range, or there is no such protocol.
     """
     all_settings = settings_with(settings, **overrides)
     name = peer_name(name, "gateway")
     several = (brokers,) if isinstance(brokers, str) else tuple(brokers)
-    async with open_client(*several, name=name, settings=all_settings) as client:
+    async with open_client(*several, name=name, protocol=protocol, settings=all_settings) as client:
         _check(client, service, retry)
         port = listen(*endpoints, options=transport_options(all_settings))
         async with open_plain_nursery() as nursery:
@@ -255,6 +258,7 @@ async def serve_gateway(
     brokers: str | Iterable[str],
     retry: int = 0,
     name: str | None = None,
+    protocol: str = ZMDP1.name,
     settings: Settings | None = None,
     task_status: trio.TaskStatus[Gateway] = trio.TASK_STATUS_IGNORED,
     **overrides: Unpack[Overrides],
@@ -264,7 +268,14 @@ async def serve_gateway(
     It does not wait for a broker.  Args and errors are those of `open_gateway`.
     """
     async with open_gateway(
-        *endpoints, service=service, brokers=brokers, retry=retry, name=name, settings=settings, **overrides
+        *endpoints,
+        service=service,
+        brokers=brokers,
+        retry=retry,
+        name=name,
+        protocol=protocol,
+        settings=settings,
+        **overrides,
     ) as gateway:
         task_status.started(gateway)
         await trio.sleep_forever()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Final
+
 from ._chance import chance
 from ._wire.commands import MAX_NAME
 from ._wire.majordomo import DIALECTS
 from ._wire.zmdp1 import NAME
+
+#: What brokers, workers, and clients can speak, as `protocol=` takes it: ours first.
+PROTOCOLS: Final = (NAME, *(name for name in DIALECTS if "+" not in name))
 
 
 def peer_name(name: str | None, kind: str) -> str:
@@ -39,12 +45,14 @@ def distinct(brokers: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(brokers))
 
 
-def protocol_name(protocol: str) -> str:
-    """Return the name of a protocol that we speak.
+def dialect_names(protocols: Collection[str]) -> frozenset[str]:
+    """Return the dialects that protocols comprise: MDP 0.2 may come behind an empty frame.
 
     Raises:
-        ValueError: it is none; the known ones are listed.
+        ValueError: a protocol is unknown, or there is none; the known ones are listed.
     """
-    if protocol != NAME and protocol not in DIALECTS:
-        raise ValueError(f"{protocol!r} is no protocol that we know: {', '.join((NAME, *DIALECTS))}")
-    return protocol
+    unknown = [name for name in protocols if name not in PROTOCOLS]
+    if unknown or not protocols:
+        what = f"{unknown[0]!r} is no protocol" if unknown else "no protocol is left"
+        raise ValueError(f"{what}: choose from {', '.join(PROTOCOLS)}")
+    return frozenset(name for name in (NAME, *DIALECTS) if name.partition("+")[0] in protocols)

@@ -150,7 +150,7 @@ def ask(cluster: Cluster, *arguments: str, stdin: bytes = b"") -> subprocess.Com
 
 def test_help_tells_of_every_command_and_exit_code(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout.decode()
-    for word in ("broker", "worker", "call", "stream", "demo", "Exit codes:", "130"):
+    for word in ("broker", "worker", "call", "stream", "gateway", "demo", "Exit codes:", "130"):
         assert word in text
 
 

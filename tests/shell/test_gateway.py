@@ -29,6 +29,7 @@ from zmdp_trio import (
     open_gateway,
     serve_gateway,
     service,
+    testing,
 )
 from zmdp_trio._settings import Overrides
 
@@ -45,6 +46,12 @@ async def gateway_to(
         balance(gateway.statistics())
         assert gateway.statistics().memory == 0
         assert gateway._machine.asked == 0
+
+
+@service("wait")
+async def wait(seconds: float) -> float:
+    await trio.sleep(seconds)
+    return seconds
 
 
 def balance(numbers: GatewayStatistics) -> None:
@@ -326,6 +333,27 @@ async def test_a_client_that_goes_has_its_requests_cancelled(probe: Probe, autoj
         assert (numbers.clients, numbers.cancelled, numbers.memory) == (0, 2, 0)
 
 
+async def test_a_client_that_falls_silent_has_its_requests_cancelled(probe: Probe, autojump_clock: Any) -> None:
+    @service("hang")
+    async def hang(payload: Any) -> None:
+        probe.enter()
+        try:
+            await trio.sleep_forever()
+        finally:
+            probe.leave()
+
+    async with gateway_to(hang) as (gateway, cluster):
+        here = testing.host.set("far away")
+        async with connect(gateway.endpoints[0]) as client:
+            testing.host.reset(here)
+            client.send(*req(b"1"))
+            await probe.entered.wait()
+            start = trio.current_time()
+            cluster.network.partition(gateway.endpoints, ["far away"])
+            await probe.left.wait()
+            assert trio.current_time() - start <= 7.5
+
+
 async def test_a_request_whose_client_has_gone_before_it_is_read_is_not_run(autojump_clock: Any) -> None:
     async with gateway_to(echo) as (gateway, cluster):
         async with connect(gateway.endpoints[0]) as client:
@@ -349,6 +377,22 @@ async def test_handlers_know_the_gateway_by_name(autojump_clock: Any) -> None:
         client.send(*req(b""))
         assert await client.read() == [b"", b'"front"']
         assert repr(gateway) == f"<Gateway front {gateway.endpoints[0]} to 'who'>"
+
+
+@pytest.mark.parametrize("protocol", ["mdp/0.1", "mdp/0.2", "majortomo", "omdp", "pigato"])
+async def test_the_broker_may_speak_another_dialect(protocol: str, autojump_clock: Any) -> None:
+    async with (
+        testing.open_cluster(wait) as cluster,  # of a client without a word of farewell it knows a little longer
+        open_gateway("memory://*", service="wait", brokers=cluster.endpoint, protocol=protocol) as gateway,
+        connect(gateway.endpoints[0]) as client,
+    ):
+        start = trio.current_time()
+        for seconds in (3, 1, 2):
+            client.send(*req(b"%d" % seconds))
+        assert [json.loads((await client.read())[1]) for _ in range(3)] == [3, 1, 2]
+        assert trio.current_time() - start == pytest.approx(3, abs=0.1)
+        client.send(*req(b"null"))
+        assert error_of(await client.read())["code"] == "INVALID_ARGUMENT"
 
 
 # ---- limits and nonsense
@@ -479,12 +523,6 @@ async def until_told(leave: trio.Event, *arguments: str, task_status: trio.TaskS
         await leave.wait()
 
 
-@service("wait")
-async def wait(seconds: float) -> float:
-    await trio.sleep(seconds)
-    return seconds
-
-
 async def test_leaving_drains(autojump_clock: Any) -> None:
     leave = trio.Event()
     async with open_cluster(wait) as cluster, trio.open_nursery() as nursery:
@@ -548,6 +586,7 @@ async def test_a_drain_without_requests_is_over_at_once(autojump_clock: Any) -> 
         ({"service": ""}, ValueError),
         ({"service": None}, ValueError),
         ({"retry": -1}, ValueError),
+        ({"protocol": "http"}, ValueError),
         ({"brokers": []}, TypeError),
         ({"brokers": "nonsense"}, EndpointError),
         ({"gateway_requests": 0}, ValueError),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zmdp_trio import Settings
+from zmdp_trio import PROTOCOLS, Settings
 
 from ._failures import Failure, exit_codes_help, usage
 from ._options import (
@@ -107,17 +107,25 @@ def demo(path: Path | None, json: bool) -> int:
 
 @zmdp.command()
 @endpoints("--bind", "Where to listen; tcp://HOST:* takes any free port.")
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    type=click.Choice(PROTOCOLS),
+    help="Speak this one, and no other that is not named; again for more.  [default: all]",
+)
 @grace()
 @settings("b", drain_grace="--grace")
 @as_json("Print the endpoints as one JSON object when ready.")
-def broker(endpoints: tuple[str, ...], grace: float, settings: _Pairs, json: bool) -> int:
+def broker(endpoints: tuple[str, ...], protocols: tuple[str, ...], grace: float, settings: _Pairs, json: bool) -> int:
     """Run a broker until Ctrl-C, SIGTERM, or SIGHUP.
 
     At the first signal it refuses new requests, and lets those that it has finish; a second one ends it now.
     """
     from ._serve import run_broker
 
-    return run_broker(endpoints, settings=_gather(settings, drain_grace=grace), json=json)
+    chosen = _gather(settings, drain_grace=grace)
+    return run_broker(endpoints, protocols=protocols or None, settings=chosen, json=json)
 
 
 @zmdp.command()
@@ -219,6 +227,7 @@ def stream(**options: Any) -> int:
 @click.option("--rep", "server", type=Endpoint(), metavar="ENDPOINT", help="Where a REP server is bound.")
 @click.option("--service", type=ServiceName(), required=True, metavar="SERVICE", help="What is called, or offered.")
 @endpoints("--connect", "The broker.")
+@protocol()
 @click.option(
     "--timeout",
     type=Seconds(),
@@ -250,6 +259,7 @@ def gateway(
     timeout: float | None,
     retry: int | None,
     concurrency: int | None,
+    protocol: str,
     name: str | None,
     grace: float,
     settings: _Pairs,
@@ -272,11 +282,20 @@ def gateway(
     if server is None and binds:
         if concurrency is not None:
             raise usage("--concurrency is for --rep: with --bind the workers say how many requests run at once")
-        return run_gateway(binds, service, endpoints, retry=retry or 0, name=name, settings=chosen, json=json)
+        return run_gateway(
+            binds, service, endpoints, retry=retry or 0, protocol=protocol, name=name, settings=chosen, json=json
+        )
     if server is None or binds:
         raise usage("give either --bind, for REQ clients, or --rep, for a REP server")
     if retry is not None:
         raise usage("--retry is for --bind: what is asked of a REP server, its callers may retry")
     return run_rep_service(
-        server, service, endpoints, concurrency=concurrency or 1, name=name, settings=chosen, json=json
+        server,
+        service,
+        endpoints,
+        concurrency=concurrency or 1,
+        protocol=protocol,
+        name=name,
+        settings=chosen,
+        json=json,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 import click
 
-from zmdp_trio import Settings
+from zmdp_trio import PROTOCOLS, Settings
 
 DEFAULT_BROKER: Final = "tcp://127.0.0.1:5555"
 
@@ -226,9 +226,6 @@ def endpoints(name: str, help: str) -> Callable[[_Function], _Function]:
 
 
 #: What brokers may speak; a test holds this equal to what the package knows.
-PROTOCOLS: Final = ("zmdp/1", "mdp/0.1", "mdp/0.2", "majortomo", "omdp", "pigato")
-
-
 def protocol() -> Callable[[_Function], _Function]:
     """Make the option for what the brokers speak."""
     return click.option(

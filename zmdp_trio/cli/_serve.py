@@ -65,7 +65,7 @@ class _Command(Generic[_Server]):
             click.echo(f"zmdp {self.name}: {line}", err=True)
 
 
-def run_broker(endpoints: Sequence[str], *, settings: Settings, json: bool) -> int:
+def run_broker(endpoints: Sequence[str], *, protocols: Sequence[str] | None, settings: Settings, json: bool) -> int:
     """Run a broker until a signal.
 
     Returns:
@@ -85,7 +85,14 @@ def run_broker(endpoints: Sequence[str], *, settings: Settings, json: bool) -> i
         f"within {settings.resume:g} s, or else ends as BrokerLost"
     )
     return _run(
-        _Command("broker", "something", lambda: open_broker(*endpoints, settings=settings), announce, held, at_last)
+        _Command(
+            "broker",
+            "something",
+            lambda: open_broker(*endpoints, protocols=protocols, settings=settings),
+            announce,
+            held,
+            at_last,
+        )
     )
 
 
@@ -119,6 +126,7 @@ def run_gateway(
     brokers: Sequence[str],
     *,
     retry: int,
+    protocol: str,
     name: str | None,
     settings: Settings,
     json: bool,
@@ -139,7 +147,9 @@ def run_gateway(
         return statistics.running + statistics.waiting
 
     def open_it() -> AbstractAsyncContextManager[Gateway]:
-        return open_gateway(*binds, service=service, brokers=brokers, retry=retry, name=name, settings=settings)
+        return open_gateway(
+            *binds, service=service, brokers=brokers, retry=retry, name=name, protocol=protocol, settings=settings
+        )
 
     return _run(_Command("gateway", "something", open_it, announce, held, "answering {} with an error"))
 
@@ -150,6 +160,7 @@ def run_rep_service(
     brokers: Sequence[str],
     *,
     concurrency: int,
+    protocol: str,
     name: str | None,
     settings: Settings,
     json: bool,
@@ -171,7 +182,7 @@ def run_rep_service(
             open_rep_service(
                 service, server, concurrency=concurrency, timeout=settings.timeout, settings=settings
             ) as offered,
-            open_worker([offered], *brokers, name=name, settings=settings) as worker,
+            open_worker([offered], *brokers, name=name, protocol=protocol, settings=settings) as worker,
         ):
             yield worker
 
