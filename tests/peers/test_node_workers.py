@@ -46,8 +46,9 @@ async def client(broker: Broker) -> AsyncIterator[Client]:
 async def start(stage: Stage, broker: Broker, services: dict[str, str], **options: Any) -> Peer:
     """Start PIGATO workers, and wait until the broker has greeted each."""
     worker = await stage.worker("PIGATO", broker.endpoints[0], services, **BEAT | options)
-    for name in services:
-        await worker.news("connect", service=name)
+    waited_for = set(services)
+    while waited_for:
+        waited_for.discard((await worker.news("connect"))["service"])
     return worker
 
 

@@ -40,11 +40,13 @@ class Socket extends compat.Socket {
   // Sends the next message.  To zeromq 6, a request that waits behind another one may hide that one's reply for ever, at
   // any server; so it does not get to know of it before.
   async _send() {
-    await this._answered;
     if (this.type === 'req') {
+      await this._answered;
       this._answered = new Promise((resolve) => this.once('message', resolve));
     }
-    await super._send();
+    if (!this.closed) {
+      await super._send();
+    }
   }
 
   send(message, flags, callback) {
