@@ -121,8 +121,7 @@ class Post:
         return len(self.tasks) - sum(len(lane.tasks) for lane in self.lanes)
 
     def wanted(self, busy: int) -> int:
-        """Return how many lanes are wanted while so many of them are busy: as many more, so that it never takes long
-        until there are enough."""
+        """Return how many lanes are wanted while so many of them are busy: as many more, so that it is soon enough."""
         return min(self.slots, max(2 * busy, 1))
 
     def roll(self, now: float) -> None:
