@@ -7,12 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from ..._errors import (
     BrokerLost,
     DeadlineExceeded,
-    InvalidArgument,
     MessageTooLarge,
     Overloaded,
     RequestError,
@@ -278,12 +275,8 @@ class Dispatcher(ABC):
 
     def _tell(self, job: Job, error: RequestError) -> None:
         """Send a job's client an error of the broker's own."""
-        command = self._error(job.client_id, error)
+        command = c.Error.of(job.client_id, error)
         job.client.link.put(command, weight(command))
-
-    def _error(self, id: int, error: RequestError) -> c.Error:
-        details = b"" if error.details is None else msgspec.msgpack.encode(error.details)
-        return c.Error(id, error.code.value, error.reason, error.message, details)
 
     def _refuse(self, job: Job, error: RequestError) -> None:
         job.service.counters.refused += 1
@@ -438,9 +431,6 @@ class Dispatcher(ABC):
 
     def _overloaded(self, message: str) -> Overloaded:
         return Overloaded(message, details={"retry_after": self.settings.appear})
-
-    def _invalid(self, message: str) -> InvalidArgument:
-        return InvalidArgument(message)
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:
