@@ -13,7 +13,6 @@ from .directory import Directory
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
 from .recovery import Recovery
-from .routing import MAX_RANGES, VERSION
 from .service import Service
 from .session import Session
 
@@ -84,26 +83,6 @@ class ClientCommands(Recovery):
         self.forgotten.received += 1
         self.forgotten.replied += 1
         session.link.put(final, size)
-
-    def _look_for(self, request: c.Request) -> Service:
-        """Return the service that a request goes to, or waits for.
-
-        Raises:
-            InvalidArgument: its name has a range in it that can't be read.
-            Overloaded: there are too many services, or too many ranges of one.
-        """
-        name = request.service
-        service = self._find(name, request.worker) or self._services.get(name)
-        if service is not None:
-            return service
-        parts = self._routes.read(name)
-        if parts is not None and self._lacking.count(parts[0] + VERSION) >= MAX_RANGES:
-            raise self._overloaded(f"requests for {MAX_RANGES:,} ranges of {parts[0]!r} wait for a version of it")
-        service = self._service(name)
-        if service is None:
-            known = f"{self.settings.broker_services:,} services are known"
-            raise self._overloaded(f"{known}, and this is not one of them")
-        return service
 
     def _keyed_client(self, session: Session, request: c.Request, service: Service, now: float) -> KeyedClient | None:
         """Return the client of a new keyed execution; None if the request is taken care of."""
