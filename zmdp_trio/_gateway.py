@@ -147,10 +147,7 @@ class Gateway:
     async def _ask(self, body: list[Frame]) -> Final:
         """Call the service, and return its final reply as it came: it may not have to be read."""
         payload: Any = Opaque(body[0]) if len(body) == 1 else [bytes(frame) for frame in body]
-        timeout = self.settings.timeout
-        call = self._client._make_call(
-            self.service, payload, timeout, None, None, self._retry, None, None, discards=True
-        )
+        call = self._client._make_call(self.service, payload, retry=self._retry, discards=True)
         stream = ReplyStream(self._client, call)
         try:
             await stream._start()
@@ -241,7 +238,7 @@ def _check(client: Client, service: str, retry: int) -> None:
         ValueError: as `open_gateway`.
     """
     try:
-        client._make_call(service, b"", None, None, None, retry, None, None)
+        client._make_call(service, b"", retry=retry)
     except RequestError as error:
         raise ValueError(error.message) from error
 
