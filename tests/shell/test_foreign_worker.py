@@ -11,7 +11,17 @@ import trio
 from cluster import Probe, count, echo, until
 from foreign_broker import ForeignBroker, open_foreign
 
-from zmdp_trio import Code, Reject, Request, ServiceError, open_client, open_worker, serve_worker, service
+from zmdp_trio import (
+    Code,
+    DeadlineExceeded,
+    Reject,
+    Request,
+    ServiceError,
+    open_client,
+    open_worker,
+    serve_worker,
+    service,
+)
 from zmdp_trio._core.foreign import worker as foreign_worker
 from zmdp_trio._wire.majordomo import messages as m
 
@@ -312,7 +322,7 @@ async def test_pigato_is_told_how_much_the_worker_takes(autojump_clock: Any) -> 
         assert job.running == 7
 
 
-@pytest.mark.parametrize(("limit", "seconds"), [(1000, 0.9), (20_000, 19.0), (None, 59.0)])
+@pytest.mark.parametrize(("limit", "seconds"), [(1000, 0.9), (20_000, 19.75), (None, 59.75)])
 async def test_a_pigato_request_s_timeout_is_its_handler_s_deadline(
     limit: int | None, seconds: float, autojump_clock: Any
 ) -> None:
@@ -350,7 +360,8 @@ async def test_nothing_is_sent_to_pigato_after_the_timeout(autojump_clock: Any) 
         assert to_nobody(broker) == []
         assert worker.statistics().running == worker.statistics().cancelling == 0
         [hand] = broker.hands.values()
-        assert hand.concurrency == 6, "the broker will never know that this slot is free"
+        assert (hand.concurrency, hand.busy) == (5, {}), "over another connection, the slot is free"
+        assert len(broker.said(m.Ready)) == 2
 
 
 # ---- OMDP's request heartbeats
@@ -452,3 +463,63 @@ async def test_slots_are_shared_between_brokers(protocol: str, autojump_clock: A
                 job.release.set()
                 await until(lambda: worker.statistics().running == 0)
         assert len(one.said(m.Final)) == 4
+
+
+@pytest.mark.parametrize("protocol", ALL)
+async def test_a_handler_that_won_t_end_keeps_its_slot_though_its_connection_is_lost(
+    protocol: str, autojump_clock: Any
+) -> None:
+    running: list[Any] = []
+    peak = 0
+
+    @service("stubborn", concurrency=2)
+    async def stubborn(payload: int) -> int:
+        nonlocal peak
+        running.append(payload)
+        peak = max(peak, len(running))
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        running.remove(payload)
+        return payload
+
+    async with (
+        open_foreign(protocol) as broker,
+        open_worker([stubborn, echo], broker.endpoint, protocol=protocol) as worker,
+    ):
+        await broker.until(m.Ready, 2)
+        await trio.sleep(3)
+        ask(broker, "stubborn", 1)
+        await trio.sleep(1)
+        [lost] = [hand.peer for hand in broker.hands.values() if hand.busy]
+        del broker.hands[lost]
+        broker.to_worker(lost, m.Disconnect())
+        for i in range(2, 7):
+            ask(broker, "stubborn", i, id=b"%d" % i)
+        await trio.sleep(2)
+        assert sorted(running) == [1, 2]
+        await trio.sleep(40)
+        assert (running, peak) == ([], 2)
+        assert [json.loads(bytes(each.body[0])) for each in broker_finals(broker)] == [2, 3, 4, 5, 6]
+        assert worker.statistics().protocol_errors == worker.statistics().refused == 0
+
+
+def broker_finals(broker: ForeignBroker) -> list[Any]:
+    return [message for _, message in broker.said(m.Final)]
+
+
+async def test_the_caller_s_own_scope_ends_the_call_at_pigato_s_broker_too(autojump_clock: Any) -> None:
+    job = Job()
+    async with (
+        open_foreign("pigato") as broker,
+        open_worker([job.service], broker.endpoint, protocol="pigato"),
+        open_client(broker.endpoint, protocol="pigato") as client,
+    ):
+        await broker.until(m.Heartbeat)
+        for seconds in (0.01, 1, 20):
+            started = trio.current_time()
+            with trio.move_on_after(seconds) as scope:
+                await client.request("job", "a")
+            assert scope.cancelled_caught
+            assert trio.current_time() - started == pytest.approx(seconds)
+        with pytest.raises(DeadlineExceeded):
+            await client.request("job", "a", deadline=trio.current_time() + 1)

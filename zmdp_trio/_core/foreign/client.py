@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 import attrs
 import msgspec
 
-from ..._errors import BrokerLost, Code, ProtocolError
+from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError
 from ..._wire import commands as c
 from ..._wire.frames import UNREADABLE, Frame, Frames
 from ..._wire.majordomo import Route
@@ -268,7 +268,11 @@ class ClientLink(ForeignLink):
 
     def _read(self, ask: Ask, message: m.Partial | m.Final | m.Failure) -> Any:
         if isinstance(message, m.Failure):
-            return bodies.error_from_json(ask.id, message.error)
+            error = bodies.error_from_json(ask.id, message.error)
+            if error.code == DeadlineExceeded.default_code.value:
+                # There are no reasons in these dialects, but whoever says so means the caller's limit.
+                error.reason = DeadlineExceeded.reason
+            return error
         if message.service and message.service != ask.request.service:
             raise ProtocolError(f"a reply of {message.service[:80]!r} to a request for {ask.request.service[:80]!r}")
         try:

@@ -38,7 +38,7 @@ TIMEOUT: Final = 60.0
 #: A handler is told that it has so much less than its broker allows, as a part of that and in seconds at most: PIGATO's
 #: broker disconnects a worker whose reply comes later.
 MARGIN_PART: Final = 0.1
-MARGIN: Final = 1.0
+MARGIN: Final = 0.25
 #: A caller that has beaten so often for one request is taken to go on for as long as it waits.
 REGULAR: Final = 2
 _write_json = msgspec.json.Encoder().encode
@@ -46,10 +46,17 @@ _write_json = msgspec.json.Encoder().encode
 
 @attrs.define(eq=False)
 class Task:
-    """A request that a handler of ours runs."""
+    """A request, until its handler has ended.
+
+    Attributes:
+        lane: where it came from; None since that was lost.
+        expired: the broker does not wait for it any more.
+        error: what its caller gets, whatever the handler still says.
+    """
 
     id: int
-    lane: WorkerLane
+    post: Post
+    lane: WorkerLane | None
     #: Whom the reply is for, and for which of its requests.
     client: bytes
     rid: bytes
@@ -59,6 +66,8 @@ class Task:
     #: Beats of its caller, and when the last one came.
     beats: int = 0
     beaten_at: float = 0.0
+    expired: bool = False
+    error: c.Error | None = None
 
 
 class WorkerLane(ForeignLane):
@@ -69,18 +78,17 @@ class WorkerLane(ForeignLane):
         self.post = post
         #: READY was sent.
         self.ready = False
-        #: Requests that came and have no last reply, by our id.
-        self.tasks: dict[int, Task] = {}
-        #: Requests that the broker will have no reply for, and counts as running for ever.
-        self.unanswered = 0
+        #: Requests that came by it and run.
+        self.tasks: dict[Task, None] = {}
+        #: A request ended without a word, since the broker had stopped waiting: to the broker it runs for ever.
+        self.unanswered = False
         #: No more requests are wanted; where it takes many, the broker was told, and its answer is awaited since then.
         self.leaving = False
         self.told_at = math.inf
 
     def part(self, reason: str) -> None:
         super().part(reason)
-        self.ready = False
-        self.unanswered = 0
+        self.ready = self.unanswered = False
         self.told_at = math.inf
 
 
@@ -90,30 +98,36 @@ class Post:
 
     Attributes:
         slots: requests that may run at once.
+        tasks: those that do, whether or not their lanes are still there.
         peak: the most that did in the last `IDLE` seconds, and in those before.
     """
 
     service: str
     slots: int = 0
     lanes: dict[WorkerLane, None] = attrs.field(factory=dict)
+    tasks: dict[Task, None] = attrs.field(factory=dict)
     peak: int = 0
     before: int = 0
     rolled: float = -math.inf
 
     @property
-    def busy(self) -> int:
-        """Requests that run."""
-        return sum(len(lane.tasks) for lane in self.lanes)
+    def ready(self) -> int:
+        """Lanes over which requests may come."""
+        return sum(lane.ready for lane in self.lanes)
+
+    @property
+    def stray(self) -> int:
+        """Requests that run though their lanes are lost."""
+        return len(self.tasks) - sum(len(lane.tasks) for lane in self.lanes)
 
     def wanted(self, busy: int) -> int:
-        """Return how many lanes are wanted while so many of them are busy: as many more, so that it never takes long
-        until there are enough."""
+        """Return how many lanes are wanted while so many of them are busy: as many more, so that it is soon enough."""
         return min(self.slots, max(2 * busy, 1))
 
     def roll(self, now: float) -> None:
         """Forget what was needed long ago."""
         if now - self.rolled >= IDLE:
-            self.before, self.peak, self.rolled = self.peak, self.busy, now
+            self.before, self.peak, self.rolled = self.peak, len(self.tasks), now
 
 
 class WorkerLink(ForeignLink):
@@ -157,6 +171,7 @@ class WorkerLink(ForeignLink):
     # ---- connections
 
     def connected(self, offers: Sequence[c.Offer]) -> None:
+        self._forget_tasks()
         self._draining = self._drained = not offers
         for offer in offers:
             self._posts[offer.service].slots = offer.slots
@@ -167,47 +182,55 @@ class WorkerLink(ForeignLink):
 
     def parted(self, lane: ForeignLane, reason: str) -> None:
         assert isinstance(lane, WorkerLane)
+        post = lane.post
         lane.part(reason)
-        for task in lane.tasks.values():
-            del self._tasks[task.id]
+        for task in lane.tasks:
+            task.lane = None
             self._expiries.cancel(task)
             self.find(c.Cancel(task.id))
         lane.tasks.clear()
-        if lane.leaving or len(lane.post.lanes) > lane.post.wanted(lane.post.busy) > 0:
+        if lane.leaving or (not self.dialect.concurrent and len(post.lanes) > max(post.wanted(len(post.tasks)), 1)):
             self._close(lane)
         self._note_drained()
 
     def drop_outbox(self) -> list[c.Command]:
         super().drop_outbox()
-        self._tasks.clear()
-        self._expiries = Timers()
+        self._forget_tasks()
         for post in self._posts.values():
             post.slots = 0
             for lane in list(post.lanes):
-                lane.tasks.clear()
                 if len(post.lanes) > 1:
                     self._close(lane)
         return []
+
+    def _forget_tasks(self) -> None:
+        """The machine takes what still runs for no task of this broker's any more."""
+        self._tasks.clear()
+        self._expiries = Timers()
+        for lane in self.lanes():
+            lane.tasks.clear()
+            lane.post.tasks.clear()
 
     def _fit(self, post: Post) -> None:
         """Have as many lanes as the service can use now, each of them ready for requests, and one at all times."""
         if self._draining:
             return
-        wanted = 1 if self.dialect.concurrent else max(post.wanted(post.busy), 1)
-        while len(post.lanes) < wanted:
+        wanted = 1 if self.dialect.concurrent else max(post.wanted(len(post.tasks)), 1)
+        while sum(not lane.leaving for lane in post.lanes) < wanted:
             lane = self._new_lane(post)
             post.lanes[lane] = None
             self.wiring.opened.append(lane)
         for lane in list(post.lanes):
-            if lane.up and not lane.ready and self._ready(post) < post.slots:
+            if lane.up and not (lane.ready or lane.leaving) and self._has_room(post):
                 lane.ready = True
                 lane.send(self.encode(m.Ready(post.service)))
                 if self.dialect.numbered:
                     # By this OMDP's and PIGATO's workers are told apart; and PIGATO's say how much they take.
                     self._beat_lane(lane)
 
-    def _ready(self, post: Post) -> int:
-        return sum(lane.ready for lane in post.lanes)
+    def _has_room(self, post: Post) -> bool:
+        """Whether one more lane may bring requests."""
+        return bool(post.slots) if self.dialect.concurrent else post.ready + post.stray < post.slots
 
     def _leave(self, lane: WorkerLane) -> None:
         """Take leave, and close."""
@@ -227,7 +250,7 @@ class WorkerLink(ForeignLink):
 
     def _partial(self, partial: c.Partial) -> None:
         task = self._tasks.get(partial.id)
-        if task is None:
+        if task is None or task.lane is None or task.expired or task.error is not None:
             return
         try:
             body = self._body(partial, partial=True)
@@ -242,16 +265,20 @@ class WorkerLink(ForeignLink):
         if task.joined_bytes > self.settings.max_message:
             self._give_up(task, f"the replies are {task.joined_bytes:,} bytes in all, which must be one message")
 
+    def _give_up(self, task: Task, message: str) -> None:
+        """Cancel a handler whose replies can't be said; that is what its caller gets in the end."""
+        task.error = c.Error(task.id, Code.INTERNAL.value, "", message)
+        self.find(c.Cancel(task.id))
+
     def _final(self, final: c.Final) -> None:
         task = self._tasks.get(final.id)
         if task is None:
             return
         try:
-            body = self._body(final)
+            message: m.Message = m.Final([*task.joined, *self._body(final)], client=task.client, id=task.rid)
         except ValueError as error:
-            self._fail(task, c.Error(task.id, Code.INTERNAL.value, "", f"the reply: {error}"))
-            return
-        self._reply(task, m.Final([*task.joined, *body], client=task.client, id=task.rid))
+            message = self._failure(task, c.Error(task.id, Code.INTERNAL.value, "", f"the reply: {error}"))
+        self._end(task, message)
 
     def _body(self, reply: c.Partial | c.Final, *, partial: bool = False) -> Sequence[Frame]:
         body: Frame = reply.body  # type: ignore[assignment]
@@ -262,31 +289,24 @@ class WorkerLink(ForeignLink):
     def _error(self, error: c.Error) -> None:
         task = self._tasks.get(error.id)
         if task is not None:
-            self._fail(task, error)
+            self._end(task, self._failure(task, error))
 
     def _reject(self, reject: c.Reject) -> None:
         task = self._tasks.get(reject.id)
-        if task is None:
-            return
-        if self.dialect.can_say(self._out, m.Reject):
-            self._reply(task, m.Reject(b"null", client=task.client, id=task.rid))
-            return
-        error = RequestRejected("the worker rejected it, and there is no way to ask another one")
-        self._fail(task, c.Error(task.id, error.code.value, error.reason, error.message))
+        if task is not None:
+            self._end(task, self._rejection(task))
 
     def _heartbeat(self, heartbeat: c.Heartbeat) -> None:
         for held in heartbeat.held:
             task = self._tasks.get(held.id)
-            if task is not None:
+            if task is not None and task.lane is not None:
                 self._beat_lane(task.lane)
 
     def _slots(self, command: c.Slots) -> None:
         post = self._posts[command.service]
         post.slots = command.slots
         if self.dialect.concurrent:
-            for lane in post.lanes:
-                if lane.ready:
-                    self._beat_lane(lane)
+            self._tell_room(post)
         else:
             self._leave_idle(post, post.slots)
         self._fit(post)
@@ -295,14 +315,17 @@ class WorkerLink(ForeignLink):
     def _drain(self, _: c.Drain) -> None:
         self._draining = True
         for lane in self.lanes():
-            lane.leaving = True
-            if self.dialect.concurrent and lane.ready:
-                # It is told that there is room for none; its answer comes behind the last request.
-                self._beat_lane(lane)
-                lane.told_at = self.now
-            elif not lane.tasks:
-                self._leave(lane)
+            self._begin_to_leave(lane)
         self._note_drained()
+
+    def _begin_to_leave(self, lane: WorkerLane) -> None:
+        lane.leaving = True
+        if self.dialect.concurrent and lane.ready:
+            # It is told that there is room for none; its answer comes behind the last request.
+            self._beat_lane(lane)
+            lane.told_at = self.now
+        elif not lane.tasks:
+            self._leave(lane)
 
     _says: ClassVar[dict[type[c.Command], Any]] = {
         c.Partial: _partial,
@@ -322,32 +345,48 @@ class WorkerLink(ForeignLink):
 
     # ---- replies
 
-    def _fail(self, task: Task, error: c.Error) -> None:
-        """Say an error as the dialect does."""
+    def _failure(self, task: Task, error: c.Error) -> m.Message:
+        """Return an error as the dialect says it."""
         if self.dialect.failures:
-            self._reply(task, m.Failure(bodies.error_to_json(error), client=task.client, id=task.rid))
-        else:
-            self._reply(task, m.Final([bodies.error_to_frame(error)], client=task.client, id=task.rid))
+            return m.Failure(bodies.error_to_json(error), client=task.client, id=task.rid)
+        return m.Final([bodies.error_to_frame(error)], client=task.client, id=task.rid)
 
-    def _give_up(self, task: Task, message: str) -> None:
-        """End a request whose replies can't be said, and its handler."""
-        self.find(c.Cancel(task.id))
-        self._fail(task, c.Error(task.id, Code.INTERNAL.value, "", message))
+    def _rejection(self, task: Task) -> m.Message:
+        if self.dialect.can_say(self._out, m.Reject):
+            return m.Reject(b"null", client=task.client, id=task.rid)
+        error = RequestRejected("the worker rejected it, and there is no way to ask another one")
+        return self._failure(task, c.Error(task.id, error.code.value, error.reason, error.message))
 
-    def _reply(self, task: Task, message: m.Final | m.Failure | m.Reject) -> None:
-        lane = task.lane
+    def _end(self, task: Task, message: m.Message) -> None:
+        """The handler has ended: say this, if the broker still wants to hear it."""
+        post, lane = task.post, task.lane
+        del self._tasks[task.id], post.tasks[task]
+        self._expiries.cancel(task)
+        if lane is not None:
+            del lane.tasks[task]
+            if task.expired:
+                lane.unanswered = True
+            else:
+                self._reply(lane, message if task.error is None else self._failure(task, task.error))
+            if not self.dialect.concurrent and post.ready + post.stray > post.slots:
+                lane.leaving = True
+            if lane.unanswered and not lane.tasks:
+                self._renew(lane)
+            self._leave_if_done(lane)
+        self._fit(post)
+        if self.dialect.concurrent and len(post.lanes) > 1:
+            self._tell_room(post)
+
+    def _reply(self, lane: WorkerLane, message: m.Message) -> None:
         lane.send(self.encode(message))
         # Many brokers beat only those who wait.
         lane.heard = None
-        self._end(task)
 
-    def _end(self, task: Task) -> None:
-        lane = task.lane
-        del self._tasks[task.id], lane.tasks[task.id]
-        self._expiries.cancel(task)
-        if not lane.leaving and self._ready(lane.post) > lane.post.slots and not self.dialect.concurrent:
-            lane.leaving = True
-        self._leave_if_done(lane)
+    def _renew(self, lane: WorkerLane) -> None:
+        """Have another lane take a lane's place, over which all slots are free."""
+        if not lane.leaving:
+            self._begin_to_leave(lane)
+            self._fit(lane.post)
 
     def _leave_if_done(self, lane: WorkerLane) -> None:
         if lane.leaving and not lane.tasks and lane.told_at == math.inf and not lane.closed:
@@ -382,7 +421,7 @@ class WorkerLink(ForeignLink):
         return []
 
     def _on_beat(self, lane: WorkerLane, heartbeat: m.Heartbeat) -> None:
-        for task in lane.tasks.values():
+        for task in lane.tasks:
             if task.rid == heartbeat.id and task.client == heartbeat.client:
                 task.beats += 1
                 task.beaten_at = self.now
@@ -390,21 +429,23 @@ class WorkerLink(ForeignLink):
     def _on_request(self, lane: WorkerLane, request: m.Request) -> list[Any]:
         if not lane.ready:
             return []
-        post = lane.post
-        task = Task(next(self._ids), lane, request.client, request.id)
         if not self.dialect.concurrent and lane.tasks:
             raise ProtocolError("a request while another one runs")
-        self._tasks[task.id] = lane.tasks[task.id] = task
-        post.peak = max(post.peak, post.busy)
-        if len(lane.tasks) > post.slots:
+        post = lane.post
+        task = Task(next(self._ids), post, lane, request.client, request.id)
+        if len(post.tasks) >= post.slots:
             # It came before the broker knew how much this worker takes.
-            self._reject(c.Reject(task.id))
+            self._reply(lane, self._rejection(task))
             return []
         try:
             content, body = bodies.from_json(request.body[0]) if self.dialect.json else bodies.from_frames(request.body)
         except ValueError as error:
-            self._fail(task, c.Error(task.id, Code.INVALID_ARGUMENT.value, "", f"the payload: {error}"))
+            refusal = c.Error(task.id, Code.INVALID_ARGUMENT.value, "", f"the payload: {error}")
+            self._reply(lane, self._failure(task, refusal))
             return []
+        self._tasks[task.id] = task
+        lane.tasks[task] = post.tasks[task] = None
+        post.peak = max(post.peak, len(post.tasks))
         self._fit(post)
         return [
             c.Request(
@@ -436,16 +477,9 @@ class WorkerLink(ForeignLink):
 
     def take_found(self) -> Sequence[Any]:
         for task in self._expiries.pop_due(self.now):
-            self._forget(task)
+            task.expired = True
         self._set_alarm()
         return super().take_found()
-
-    def _forget(self, task: Task) -> None:
-        """The broker may not know a request any more: send nothing for it.  It never learns that a slot is free."""
-        task.lane.unanswered += 1
-        self._end(task)
-        if task.lane.ready:
-            self._beat_lane(task.lane)
 
     def _set_alarm(self) -> None:
         if self._expiries.deadline < math.inf and not self._found:
@@ -464,6 +498,8 @@ class WorkerLink(ForeignLink):
             if not lane.ready or (self._expects_beats(lane) and self.give_up_if_silent(lane)):
                 continue
             self._beat_lane(lane)
+            if lane.unanswered:
+                self._renew(lane)
             self._cancel_left(lane)
         self._note_drained()
         for post in self._posts.values():
@@ -477,7 +513,7 @@ class WorkerLink(ForeignLink):
 
     def _cancel_left(self, lane: WorkerLane) -> None:
         """Cancel requests that somebody waited for, by regular beats, and does not any more."""
-        for task in lane.tasks.values():
+        for task in lane.tasks:
             if task.beats >= REGULAR and self.now - task.beaten_at >= self.settings.silence:
                 task.beats = 0
                 self.find(c.Cancel(task.id))
@@ -485,9 +521,17 @@ class WorkerLink(ForeignLink):
     def _beat_lane(self, lane: WorkerLane) -> None:
         options = b""
         if self.dialect.concurrent:
-            slots = 0 if lane.leaving else lane.post.slots
-            options = _write_json({"concurrency": slots + lane.unanswered if slots else 0})
+            # What runs for other lanes takes its slots from this one.
+            post = lane.post
+            room = 0 if lane.leaving else max(post.slots - len(post.tasks) + len(lane.tasks), 0)
+            options = _write_json({"concurrency": room})
         lane.send(self.encode(m.Heartbeat(options=options)))
+
+    def _tell_room(self, post: Post) -> None:
+        """Have the broker know how many requests the service takes now."""
+        for lane in post.lanes:
+            if lane.ready and not lane.leaving:
+                self._beat_lane(lane)
 
     def _leave_idle(self, post: Post, number: int) -> None:
         """Close lanes that have nothing to do, as long as there are more than so many."""

@@ -76,6 +76,8 @@ class LegacyWorker(LegacyPeer):
         self._service = ""
         #: How many requests it takes at once; None while that is open.
         self._slots: int | None = None
+        #: Whether it was given a request since the last beat.
+        self._given = False
 
     @property
     def patience(self) -> float:
@@ -269,6 +271,7 @@ class LegacyWorker(LegacyPeer):
             self._find(*self._end(held, c.Error(request.id, Code.INVALID_ARGUMENT.value, "", message)))
             return
         told = options.for_worker(request) if self.dialect.concurrent else b""
+        self._given = True
         self.say(m.Request(body, service=request.asked or request.service, id=id, client=client, options=told))
 
     def _say_body(self, request: c.Request) -> Sequence[Frame]:
@@ -307,8 +310,10 @@ class LegacyWorker(LegacyPeer):
         held.beating = False
 
     def beat(self, *, busy: bool = False) -> None:
-        if self._service:
+        # RFC 7 and 18: no heartbeats while other commands are sent.
+        if self._service and not self._given:
             self._say_alive()
+        self._given = False
 
     def farewell(self) -> m.Message:
         return m.Disconnect()
