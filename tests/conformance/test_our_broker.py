@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import interop_tables
 import pytest
 from examine import ids
 from ours import DEFAULT, STRICT, examine_in_memory, examine_ours, strict
@@ -33,3 +34,7 @@ def test_by_default_it_is_patient_with_busy_workers(reports: tuple[Report, Repor
     """Most workers can't beat while they work; this is the one clause, a SHOULD, that it does not keep then."""
     _, report = reports
     assert ids(report, Outcome.FAIL) == {"7/worker/expiry-while-busy", "18/worker/expiry-while-busy"}
+
+
+def test_the_document_says_so(reports: tuple[Report, Report]) -> None:
+    assert interop_tables.written()[interop_tables.CONFORMANCE] == interop_tables.conformance(*reports)

@@ -149,3 +149,19 @@ class Pair:
         replies = self.client.replies()
         (form,) = [form for form, expected in forms.items() if expected == replies] or [f"unforeseen: {replies}"]
         return form
+
+
+# ---- as documented
+
+
+def single(client: str, worker: str) -> str:
+    """Return in a word what a client gets of one reply, and of an error, if the worker's dialect has one."""
+    forms = [Pair(client, worker).serve()]
+    if has_failures(worker):
+        forms.append(Pair(client, worker).fail())
+    return "; ".join(forms)
+
+
+def streamed(client: str, worker: str) -> str:
+    """Return in a word what a client gets of partial replies and the final one."""
+    return Pair(client, worker).serve(*(PARTIALS if has_partials(worker) else ()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import interop_tables
 import pytest
-from pairs import NAMES, PARTIALS, Pair, has_failures, has_partials
+from pairs import NAMES, PARTIALS, Pair, has_failures, has_partials, single, streamed
 from stage import check_counters
 
 from zmdp_trio._wire import commands as c
@@ -50,3 +51,8 @@ def test_a_client_that_leaves(client: str) -> None:
         pair.worker.reply(request, b"1")
         assert stage.held() == {"echo": (0, 0, 0)}
         assert stage.broker.services()[0].counters.cancelled == 1
+
+
+def test_the_document_has_these_words() -> None:
+    assert set(interop_tables.DIALECTS) == set(NAMES)
+    assert interop_tables.written()[interop_tables.MATRIX] == interop_tables.matrix(single, streamed)
