@@ -29,9 +29,9 @@ DIALECTS: Final = {
 
 #: What the programs are whose names begin so.
 PROGRAMS: Final = {
-    "mdp": "programs on pyzmq that follow RFC 7 and RFC 18 to the letter",
+    "mdp": "programs of ours on pyzmq, after the letter of RFC 7 and 18",
     "majortomo": "majortomo, from PyPI",
-    "omdp": "programs on zeromq, in Node",
+    "omdp": "programs of ours on zeromq, in Node: zmq-omdp is in no registry",
     "pigato": "PIGATO, from npm, on zeromq",
     "req": "a REQ socket of zeromq, in Node",
 }
@@ -119,7 +119,7 @@ def streamed_cells() -> dict[tuple[str, str], str]:
 
 # ---- peers
 
-PEERS: Final = "The real peers"
+PEERS: Final = "The peers"
 _VERSIONS: Final = "Last run with "
 
 
