@@ -31,7 +31,6 @@ from ._gateway import Gateway as Gateway
 from ._gateway import GatewayStatistics as GatewayStatistics
 from ._gateway import open_gateway as open_gateway
 from ._gateway import serve_gateway as serve_gateway
-from ._names import PROTOCOLS as PROTOCOLS
 from ._rep import open_rep_service as open_rep_service
 from ._request import Request as Request
 from ._request import SyncRequest as SyncRequest
@@ -41,6 +40,7 @@ from ._service import service as service
 from ._settings import Settings as Settings
 from ._stream import ReplyStream as ReplyStream
 from ._transport import EndpointError as EndpointError
+from ._wire.protocols import PROTOCOLS as PROTOCOLS
 from ._worker import Worker as Worker
 from ._worker import WorkerServiceStatistics as WorkerServiceStatistics
 from ._worker import WorkerStatistics as WorkerStatistics

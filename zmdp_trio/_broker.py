@@ -14,10 +14,11 @@ import trio
 from ._chance import chance
 from ._core.broker import BrokerMachine, Counters, Service
 from ._engine import BoundEngine, transport_options
-from ._names import dialect_names, peer_name
+from ._names import peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
 from ._transport import Port, listen
+from ._wire.protocols import dialect_names
 
 logger = logging.getLogger("zmdp_trio.broker")
 

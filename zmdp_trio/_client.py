@@ -109,7 +109,15 @@ class Client:
             RequestError: what went wrong, as its `code` and its subclass tell.
         """
         call = self._make_call(
-            service, payload, timeout, deadline, headers, retry, key, worker, discards=on_partial is None
+            service,
+            payload,
+            timeout=timeout,
+            deadline=deadline,
+            headers=headers,
+            retry=retry,
+            key=key,
+            worker=worker,
+            discards=on_partial is None,
         )
         stream = ReplyStream(self, call)
         try:
@@ -147,7 +155,17 @@ class Client:
 
         Args and errors are those of `request`; errors are raised by the iteration.
         """
-        return ReplyStream(self, self._make_call(service, payload, timeout, deadline, headers, retry, key, worker))
+        call = self._make_call(
+            service,
+            payload,
+            timeout=timeout,
+            deadline=deadline,
+            headers=headers,
+            retry=retry,
+            key=key,
+            worker=worker,
+        )
+        return ReplyStream(self, call)
 
     async def aclose(self) -> None:
         """Cancel what is outstanding, and take leave of the brokers."""
@@ -158,19 +176,19 @@ class Client:
         """Return the numbers of this moment."""
         return ClientStatistics(**self._machine.statistics())
 
-    # ---- for ReplyStream
+    # ---- for ReplyStream and Gateway
 
     def _make_call(
         self,
         service: str,
         payload: Any,
-        timeout: float | None,
-        deadline: float | None,
-        headers: Mapping[str, str] | None,
-        retry: int,
-        key: str | None,
-        worker: str | None,
         *,
+        timeout: float | None = _DEFAULT,
+        deadline: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: int = 0,
+        key: str | None = None,
+        worker: str | None = None,
         discards: bool = False,
     ) -> Call:
         if self._closed:

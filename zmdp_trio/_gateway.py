@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, NoReturn, Unpack
 
 import attrs
-import msgspec
 import trio
 
 from ._client import Client, open_client
@@ -23,7 +22,7 @@ from ._payload import Opaque
 from ._settings import Overrides, Settings, settings_with
 from ._stream import ReplyStream
 from ._transport import Port, listen
-from ._wire.commands import Error, Final
+from ._wire.commands import Final
 from ._wire.frames import Frame
 
 logger = logging.getLogger("zmdp_trio.gateway")
@@ -140,7 +139,7 @@ class Gateway:
             try:
                 reply = await self._ask(exchange.body)
             except RequestError as error:
-                self._machine.fail(exchange, _to_wire(error))
+                self._machine.fail(exchange, error)
             else:
                 self._reply(exchange, reply)
             self._engine.wake()
@@ -148,10 +147,7 @@ class Gateway:
     async def _ask(self, body: list[Frame]) -> Final:
         """Call the service, and return its final reply as it came: it may not have to be read."""
         payload: Any = Opaque(body[0]) if len(body) == 1 else [bytes(frame) for frame in body]
-        timeout = self.settings.timeout
-        call = self._client._make_call(
-            self.service, payload, timeout, None, None, self._retry, None, None, discards=True
-        )
+        call = self._client._make_call(self.service, payload, retry=self._retry, discards=True)
         stream = ReplyStream(self._client, call)
         try:
             await stream._start()
@@ -171,7 +167,7 @@ class Gateway:
         except ValueError as error:
             logger.error("%s: a reply of %r is no good: %s", self.name, self.service, error)
             message = f"the reply of the service is no good: {error}"
-            self._machine.fail(exchange, Error(0, Code.INTERNAL.value, "", message))
+            self._machine.fail(exchange, RequestError(message, code=Code.INTERNAL))
         else:
             self._machine.reply(exchange, frames)
 
@@ -179,11 +175,6 @@ class Gateway:
         """Tell whoever still waits that it is in vain, and let go."""
         self._machine.abandon()
         self._engine.close()
-
-
-def _to_wire(error: RequestError) -> Error:
-    details = b"" if error.details is None else msgspec.msgpack.encode(error.details)
-    return Error(0, error.code.value, error.reason, error.message, details)
 
 
 @asynccontextmanager
@@ -247,7 +238,7 @@ def _check(client: Client, service: str, retry: int) -> None:
         ValueError: as `open_gateway`.
     """
     try:
-        client._make_call(service, b"", None, None, None, retry, None, None)
+        client._make_call(service, b"", retry=retry)
     except RequestError as error:
         raise ValueError(error.message) from error
 

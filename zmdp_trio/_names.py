@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final
-
 from ._chance import chance
 from ._wire.commands import MAX_NAME
-from ._wire.majordomo import DIALECTS
-from ._wire.zmdp1 import NAME
-
-#: What brokers, workers, and clients can speak, as `protocol=` takes it: ours first.
-PROTOCOLS: Final = (NAME, *(name for name in DIALECTS if "+" not in name))
 
 
 def peer_name(name: str | None, kind: str) -> str:
@@ -43,16 +35,3 @@ def distinct(brokers: tuple[str, ...]) -> tuple[str, ...]:
         if not isinstance(endpoint, str):
             raise TypeError(f"an endpoint is a string such as tcp://127.0.0.1:5555, not {endpoint!r}")
     return tuple(dict.fromkeys(brokers))
-
-
-def dialect_names(protocols: Collection[str]) -> frozenset[str]:
-    """Return the dialects that protocols comprise: MDP 0.2 may come behind an empty frame.
-
-    Raises:
-        ValueError: a protocol is unknown, or there is none; the known ones are listed.
-    """
-    unknown = [name for name in protocols if name not in PROTOCOLS]
-    if unknown or not protocols:
-        what = f"{unknown[0]!r} is no protocol" if unknown else "no protocol is left"
-        raise ValueError(f"{what}: choose from {', '.join(PROTOCOLS)}")
-    return frozenset(name for name in (NAME, *DIALECTS) if name.partition("+")[0] in protocols)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from zmdp_trio._core.gateway import Exchange, Fate, GatewayMachine
 from zmdp_trio._core.gateway.machine import EXCHANGE_BYTES, MAX_SHUNNED
-from zmdp_trio._errors import ProtocolError
+from zmdp_trio._errors import ProtocolError, RequestError, ServiceNotFound
 from zmdp_trio._settings import MIB, Overrides, settings_with
-from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import reqrep
 
 
@@ -97,7 +96,7 @@ def test_replies_wait_for_earlier_ones_of_the_same_sender() -> None:
     assert machine.held == (2, 1)
     machine.reply(first, [b"1"])
     assert flush(machine) == [(b"a", [b"", b"1"]), (b"a", [b"", b"2"])]
-    machine.fail(third, c.Error(0, "NOT_FOUND", "", "gone"))
+    machine.fail(third, ServiceNotFound("gone"))
     ((_, frames),) = flush(machine)
     assert frames == [b"", b'{"error":{"code":"NOT_FOUND","message":"gone"}}']
     assert machine.fates == {Fate.REPLIED: 3, Fate.FAILED: 1}
@@ -110,7 +109,7 @@ def test_a_second_reply_is_passed_over() -> None:
     machine.reply(exchange, [b"1"])
     machine.reply(exchange, [b"2"])
     assert flush(machine) == [(b"a", [b"", b"1"])]
-    machine.fail(exchange, c.Error(0, "INTERNAL", "", ""))
+    machine.fail(exchange, RequestError(""))
     assert flush(machine) == []
     balance(machine)
 
@@ -291,7 +290,7 @@ def test_books_balance_and_order_holds_whatever_happens(
             if what == "reply":
                 machine.reply(exchange, [bytes(arguments[1])])
             else:
-                machine.fail(exchange, c.Error(0, "INTERNAL", "", ""))
+                machine.fail(exchange, RequestError(""))
         for client in machine._clients.values():
             client.schedule()
         balance(machine)

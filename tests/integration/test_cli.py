@@ -16,8 +16,8 @@ from typing import IO, Any, NamedTuple
 import pytest
 from forked import HERE, ROOT, Forked, command, fork, run_forked, snippet
 
-from zmdp_trio._core.foreign import PROTOCOLS as KNOWN_PROTOCOLS
-from zmdp_trio.cli._options import PROTOCOLS, Setting
+from zmdp_trio import PROTOCOLS
+from zmdp_trio.cli._options import Setting
 
 #: Seconds that a command may take, and the broker and worker that all tests share.
 LIMIT, WHOLE = 60, 900
@@ -200,10 +200,6 @@ def test_call(cluster: Cluster, arguments: list[str], stdin: bytes, reply: bytes
     (cluster.folder / "payload.json").write_text('{"from": "a file"}')
     done = ask(cluster, "call", *arguments, stdin=stdin)
     assert (done.returncode, done.stdout, done.stderr) == (0, reply, b"")
-
-
-def test_protocols_are_those_that_the_package_knows() -> None:
-    assert list(KNOWN_PROTOCOLS) == list(PROTOCOLS)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from .._errors import RequestError
 from .._settings import Settings
 
 VERSION = 1
@@ -186,6 +187,12 @@ class Error(Command, tag=7):
     message: str
     #: MessagePack of the details; empty for none.
     details: bytes = b""
+
+    @classmethod
+    def of(cls, id: int, error: RequestError) -> Error:
+        """Return what a request's caller is told of an error of our own: MessagePack can say its details."""
+        details = b"" if error.details is None else msgspec.msgpack.encode(error.details)
+        return cls(id, error.code.value, error.reason, error.message, details)
 
 
 class Cancel(Command, tag=8):

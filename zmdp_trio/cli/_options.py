@@ -225,7 +225,6 @@ def endpoints(name: str, help: str) -> Callable[[_Function], _Function]:
     )
 
 
-#: What brokers may speak; a test holds this equal to what the package knows.
 def protocol() -> Callable[[_Function], _Function]:
     """Make the option for what the brokers speak."""
     return click.option(

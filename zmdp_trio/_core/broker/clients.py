@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..._errors import ProtocolError, RequestError, Unavailable
+from ..._errors import InvalidArgument, ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..link import headers_size, request_weight, weight
 from ..shared import is_reserved
@@ -13,7 +13,6 @@ from .directory import Directory
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
 from .recovery import Recovery
-from .routing import MAX_RANGES, VERSION
 from .service import Service
 from .session import Session
 
@@ -85,26 +84,6 @@ class ClientCommands(Recovery):
         self.forgotten.replied += 1
         session.link.put(final, size)
 
-    def _look_for(self, request: c.Request) -> Service:
-        """Return the service that a request goes to, or waits for.
-
-        Raises:
-            InvalidArgument: its name has a range in it that can't be read.
-            Overloaded: there are too many services, or too many ranges of one.
-        """
-        name = request.service
-        service = self._find(name, request.worker) or self._services.get(name)
-        if service is not None:
-            return service
-        parts = self._routes.read(name)
-        if parts is not None and self._lacking.count(parts[0] + VERSION) >= MAX_RANGES:
-            raise self._overloaded(f"requests for {MAX_RANGES:,} ranges of {parts[0]!r} wait for a version of it")
-        service = self._service(name)
-        if service is None:
-            known = f"{self.settings.broker_services:,} services are known"
-            raise self._overloaded(f"{known}, and this is not one of them")
-        return service
-
     def _keyed_client(self, session: Session, request: c.Request, service: Service, now: float) -> KeyedClient | None:
         """Return the client of a new keyed execution; None if the request is taken care of."""
         try:
@@ -142,7 +121,7 @@ class ClientCommands(Recovery):
 
     def _answer_error(self, session: Session, request: c.Request, error: RequestError) -> None:
         """Answer a request that no job was made of."""
-        command = self._error(request.id, error)
+        command = c.Error.of(request.id, error)
         session.link.put(command, weight(command))
 
     def _check_names(self, request: c.Request) -> None:
@@ -153,18 +132,18 @@ class ClientCommands(Recovery):
         """
         size, limit = len(request.service.encode()), self.settings.max_service_name
         if not 0 < size <= limit:
-            raise self._invalid(f"a service name has 1 to {limit} bytes, this one has {size:,}")
+            raise InvalidArgument(f"a service name has 1 to {limit} bytes, this one has {size:,}")
         for text in (request.key, request.worker):
             if text is not None and len(text.encode()) > c.MAX_NAME:
-                raise self._invalid(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
+                raise InvalidArgument(f"a key, or a worker's name, is above {c.MAX_NAME} bytes")
 
     def _refusal(self, session: Session, request: c.Request, requests: int) -> RequestError | None:
         """Why a request, with which its client has so many, is not even queued; None if it may be."""
         limits = self.settings
         if len(request.body) > limits.max_message:  # type: ignore[arg-type]
-            return self._invalid(f"the payload: {len(request.body):,} bytes, the limit is {limits.max_message:,}")  # type: ignore[arg-type]
+            return InvalidArgument(f"the payload: {len(request.body):,} bytes, the limit is {limits.max_message:,}")  # type: ignore[arg-type]
         if request.headers and headers_size(request.headers) > limits.max_headers:
-            return self._invalid(f"the headers are above {limits.max_headers:,} bytes")
+            return InvalidArgument(f"the headers are above {limits.max_headers:,} bytes")
         if self.draining:
             return Unavailable("the broker is draining", details=c.NOT_RUN)
         return self._too_many(session, requests)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
-
-import msgspec
+from abc import abstractmethod
 
 from ..._errors import (
     BrokerLost,
     DeadlineExceeded,
-    InvalidArgument,
     MessageTooLarge,
-    Overloaded,
     RequestError,
     RequestRejected,
     ServiceNotFound,
@@ -24,25 +18,19 @@ from ..._errors import (
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..link import Ledger, Link, request_weight, weight
-from ..timers import Timers
 from .job import JOB_BYTES, Job, JobInput, JobState
 from .keys import Caller, KeyedClient, KeyTable
-from .routing import Names, Routes
-from .service import Counters, Offer, Service
+from .placement import Placement, in_order
+from .service import Offer, Service
 from .session import Session
 
 
-class Dispatcher(ABC):
-    """The jobs' side of the broker: services, their queues, and every change of a job's state."""
+class Dispatcher(Placement):
+    """The jobs' side of the broker: their queues, and every change of a job's state."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.draining = False
-        self._services: dict[str, Service] = {}
-        self._routes = Routes()
-        #: Services that requests have waited for though no worker was there for them.
-        self._lacking = Names()
-        self._timers: Timers[Any] = Timers()
         #: Requests, and what waits for clients.
         self._ledger = Ledger()
         self._keys = KeyTable(settings, self._ledger)
@@ -52,87 +40,10 @@ class Dispatcher(ABC):
         self._recovery_ends = -math.inf
         #: Replies to requests that nobody waits for any more.
         self.late_replies = 0
-        #: What became of the requests for services that are forgotten.
-        self.forgotten = Counters()
 
     @abstractmethod
     def _drop(self, session: Session, reason: str, now: float) -> None:
         """A peer broke the protocol, or does not read: forget it, tell it once, ignore it."""
-
-    # ---- services
-
-    def _service(self, name: str, *, at_any_rate: bool = False) -> Service | None:
-        """Return the service of this name, a new one if there is none; None if there are too many."""
-        service = self._services.get(name)
-        if service is None and (at_any_rate or len(self._services) < self.settings.broker_services):
-            service = self._services[name] = Service(name)
-        return service
-
-    def _forget_service(self, service: Service) -> None:
-        """Let go of a service that nobody offers, waits for, or lost lately."""
-        if service.unused and service not in self._timers and self._services.get(service.name) is service:
-            del self._services[service.name]
-            self._routes.remove(service)
-            self._lacking.discard(service.name)
-            self._timers.cancel(service.demand)
-            self.forgotten.add(service.counters)
-
-    # ---- routing
-
-    def _find(self, name: str, wanted: str | None) -> Service | None:
-        """Return the service that a request for a name goes to; None if nobody is there for it.
-
-        Args:
-            name: what is asked for: a plain name, or one with a range of versions.
-            wanted: only a worker of this name will do; None for any.
-        """
-        service = self._services.get(name)
-        if service is not None and service.offered_by(wanted):
-            return service
-        return self._routes.find(name, wanted)
-
-    def _server_of(self, job: Job) -> Service | None:
-        """Return where a job goes now: to its service while that is offered, then wherever it would if it came now."""
-        return job.service if job.service.offered_by(job.wanted) else self._find(job.asked, job.wanted)
-
-    def _place_of(self, job: Job) -> Service:
-        """Return where a job goes, or waits: if nobody is there for it, under the name that was asked for."""
-        service = self._server_of(job) or self._service(job.asked, at_any_rate=True)
-        assert service is not None
-        return service
-
-    def _move(self, job: Job, service: Service) -> None:
-        """Enter a job, which is in no queue, into another service's books."""
-        before = job.service
-        before.counters.received -= 1
-        service.counters.received += 1
-        job.service = service
-        if not before.offers:
-            self._forget_service(before)
-
-    def _seek(self, job: Job, now: float) -> None:
-        """A queued job's worker is gone, or another one has come: let it wait where it belongs now."""
-        service = self._place_of(job)
-        if service is job.service:
-            self._await_worker(job, now)
-            return
-        self._timers.cancel(job)
-        job.service.dequeue(job)
-        self._move(job, service)
-        self._dispatch(job, now, accepted=True)
-
-    def _seek_all(self, offer: Offer, prefix: str, now: float) -> None:
-        """A worker offers what names with this prefix may stand for: let those go there that wait in vain."""
-        for name in self._lacking.beginning_with(prefix):
-            if not self._routes.fits(offer.service, name):
-                continue
-            service = self._services[name]
-            for job in in_order(service.queued_jobs()):
-                suitable = job.wanted in (None, offer.session.name)
-                if suitable and self._server_of(job) not in (None, service):
-                    self._seek(job, now)
-            if not service.queued:
-                self._lacking.discard(name)
 
     # ---- dispatch
 
@@ -278,12 +189,8 @@ class Dispatcher(ABC):
 
     def _tell(self, job: Job, error: RequestError) -> None:
         """Send a job's client an error of the broker's own."""
-        command = self._error(job.client_id, error)
+        command = c.Error.of(job.client_id, error)
         job.client.link.put(command, weight(command))
-
-    def _error(self, id: int, error: RequestError) -> c.Error:
-        details = b"" if error.details is None else msgspec.msgpack.encode(error.details)
-        return c.Error(id, error.code.value, error.reason, error.message, details)
 
     def _refuse(self, job: Job, error: RequestError) -> None:
         job.service.counters.refused += 1
@@ -350,11 +257,6 @@ class Dispatcher(ABC):
         else:
             job.service.dequeue(job)
             self._refuse(job, self._absent(job))
-
-    def _lately_lost(self, job: Job) -> bool:
-        """Whether a service that the job could have gone to has lost its last worker, without a word."""
-        services = (job.service, *self._routes.matching(job.asked))
-        return any(service.lost_at is not None for service in services)
 
     def _absent(self, job: Job) -> RequestError:
         name = job.asked
@@ -433,16 +335,3 @@ class Dispatcher(ABC):
             else:
                 self._refuse(job, RequestRejected("every worker rejected it"))
         self._feed(offer, now)
-
-    # ---- errors of the broker's own
-
-    def _overloaded(self, message: str) -> Overloaded:
-        return Overloaded(message, details={"retry_after": self.settings.appear})
-
-    def _invalid(self, message: str) -> InvalidArgument:
-        return InvalidArgument(message)
-
-
-def in_order(jobs: Iterable[Job]) -> list[Job]:
-    """Return jobs as they came."""
-    return sorted(jobs, key=lambda job: job.id)

@@ -1,8 +1,9 @@
 """The broker's machine: who its peers are, from their greetings to their farewells.
 
-A request's way: `ClientCommands._on_request` makes a job; `Dispatcher` finds a worker for it, or lets it wait;
-`WorkerCommands` pass on what the worker says; a CANCEL, or the loss of either side, ends it early.
-After a restart, `Recovery` makes the job, of what its client claims and a worker holds.
+A request's way: `ClientCommands._on_request` makes a job; `Placement` says which service it belongs to; `Dispatcher`
+finds a worker for it, or lets it wait; `WorkerCommands` pass on what the worker says; a CANCEL, or the loss of either
+side, ends it early.  After a restart, `Recovery` makes the job, of what its client claims and a worker holds.  Peers of
+older dialects come by `LegacyArrivals`; from then on their links say, and are told, the same commands.
 """
 
 from __future__ import annotations

@@ -347,7 +347,7 @@ class Recovery(Dispatcher):
             self._timers.set(claim, deadline)
 
     def _lose_claim(self, claim: Claim) -> None:
-        error = self._error(claim.id, BrokerLost("the broker was restarted, and no worker has come back with it"))
+        error = c.Error.of(claim.id, BrokerLost("the broker was restarted, and no worker has come back with it"))
         claim.session.link.put(error, weight(error))
 
     def _forget_holding(self, holding: Holding) -> None:

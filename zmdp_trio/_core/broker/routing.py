@@ -7,7 +7,7 @@ is the broker's own table's business; what is here is asked only where nobody of
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -22,13 +22,10 @@ from .service import Service
 MAX_COMPARISONS: Final = 6
 #: Ranges whose meaning is remembered, and for each name with versions, those whose services are.
 MAX_REMEMBERED: Final = 1_000
-
 #: Versions of one name that are offered, or lately were, and ranges of it that are waited for though none is there.
 MAX_VERSIONS: Final = 64
 MAX_RANGES: Final = 500
 
-#: No name has a character behind this one.
-LAST: Final = "\U0010ffff"
 WILDCARD: Final = "*"
 VERSION: Final = "@"
 
@@ -144,9 +141,9 @@ class Routes:
     def fits(self, service: Service, name: str) -> bool:
         """Whether a service may serve a name that begins with its prefix."""
         version, parts = self._known[service], split(name)
-        if version is None or parts is None:
-            return version is parts and not name.endswith(WILDCARD)
-        range = self._range(parts[1])
+        if version is None:
+            return parts is None and not name.endswith(WILDCARD)
+        range = None if parts is None else self._range(parts[1])
         return range is not None and bool(range.match(version))
 
     def remove(self, service: Service) -> None:
@@ -234,7 +231,10 @@ class Names:
         self._sorted: list[str] = []
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._sorted[(at := bisect_left(self._sorted, name)) : at + 1] == [name]
+        if not isinstance(name, str):
+            return False
+        at = bisect_left(self._sorted, name)
+        return at < len(self._sorted) and self._sorted[at] == name
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -251,11 +251,14 @@ class Names:
 
     def count(self, prefix: str) -> int:
         """Return how many names have a prefix."""
-        return bisect_left(self._sorted, prefix + LAST) - bisect_left(self._sorted, prefix)
+        start, end = self._stretch(prefix)
+        return end - start
 
     def beginning_with(self, prefix: str) -> list[str]:
         """Return the names with a prefix, in order."""
-        start = end = bisect_left(self._sorted, prefix)
-        while end < len(self._sorted) and self._sorted[end].startswith(prefix):
-            end += 1
-        return self._sorted[start:end]
+        return self._sorted[slice(*self._stretch(prefix))]
+
+    def _stretch(self, prefix: str) -> tuple[int, int]:
+        """Return where the names with a prefix begin, and where they end."""
+        start = bisect_left(self._sorted, prefix)
+        return start, bisect_right(self._sorted, prefix, start, key=lambda name: name[: len(prefix)])

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from ..._errors import Code, ProtocolError
+from ..._errors import Overloaded, ProtocolError, RequestError, Unavailable
 from ..._settings import MIB, Settings
 from ..._wire import commands as c
 from ..._wire import reqrep
@@ -127,9 +127,9 @@ class GatewayMachine:
         """The service has replied."""
         self._end(exchange, frames, Fate.REPLIED)
 
-    def fail(self, exchange: Exchange, error: c.Error) -> None:
+    def fail(self, exchange: Exchange, error: RequestError) -> None:
         """The request has ended without a reply."""
-        self._end(exchange, [bodies.error_to_frame(error)], Fate.FAILED)
+        self._end(exchange, _say(error), Fate.FAILED)
 
     def drain(self) -> None:
         """Refuse new requests from now on."""
@@ -140,7 +140,7 @@ class GatewayMachine:
         self.drain()
         for client in list(self._clients.values()):
             for exchange in list(client.held):
-                self.fail(exchange, _error(Code.UNAVAILABLE, "the gateway was stopped"))
+                self.fail(exchange, Unavailable("the gateway was stopped"))
 
     # ---- how it works
 
@@ -157,19 +157,19 @@ class GatewayMachine:
         if refusal is None:
             self._started.append(exchange)
             return
-        self._end(exchange, [bodies.error_to_frame(refusal)], Fate.REFUSED)
+        self._end(exchange, _say(refusal), Fate.REFUSED)
         if len(client.held) > PATIENCE * self.settings.gateway_requests:
             self._cut_off(client, f"{len(client.held):,} requests are outstanding")
         while self.memory > self.settings.gateway_memory + REFUSALS:
             self._cut_off(max(self._clients.values(), key=_bytes_of), "its requests take too much memory")
 
-    def _refusal(self, exchange: Exchange) -> c.Error | None:
+    def _refusal(self, exchange: Exchange) -> RequestError | None:
         if self.draining:
-            return _error(Code.UNAVAILABLE, "the gateway is stopping")
+            return Unavailable("the gateway is stopping")
         if len(exchange.client.held) > self.settings.gateway_requests:
-            return _error(Code.RESOURCE_EXHAUSTED, f"{self.settings.gateway_requests:,} requests are outstanding")
+            return Overloaded(f"{self.settings.gateway_requests:,} requests are outstanding")
         if self.asked > self.settings.gateway_memory // 2 or self.memory > self.settings.gateway_memory:
-            return _error(Code.RESOURCE_EXHAUSTED, "too much is outstanding at the gateway")
+            return Overloaded("too much is outstanding at the gateway")
         return None
 
     def _end(self, exchange: Exchange, frames: Sequence[Frame], fate: Fate) -> None:
@@ -181,8 +181,8 @@ class GatewayMachine:
         if not exchange.running:
             return
         if fate is Fate.REPLIED and growth > 0 and self.memory + growth > self.settings.gateway_memory:
-            no_room = _error(Code.RESOURCE_EXHAUSTED, "the gateway has no room for the reply")
-            frames, fate = [bodies.error_to_frame(no_room)], Fate.FAILED
+            no_room = Overloaded("the gateway has no room for the reply")
+            frames, fate = _say(no_room), Fate.FAILED
         exchange.fate = fate
         exchange.reply = [*exchange.envelope, *frames]
         exchange.body = []
@@ -249,5 +249,6 @@ def _bytes_of(client: ReqClient) -> int:
     return client.bytes
 
 
-def _error(code: Code, message: str) -> c.Error:
-    return c.Error(0, code.value, "", message)
+def _say(error: RequestError) -> Frames:
+    """Return the reply that stands for an error: REQ has no ids, and no other form for one."""
+    return [bodies.error_to_frame(c.Error.of(0, error))]

@@ -15,5 +15,5 @@ from .omdp import OMDP as OMDP
 from .pigato import PIGATO as PIGATO
 from .rows import Route as Route
 
-#: Every dialect, by the name that `protocol=` takes.
+#: Every dialect, by its name.
 DIALECTS: _Final = {each.name: each for each in (MDP01, MDP02, MDP02_ENVELOPED, MAJORTOMO, OMDP, PIGATO)}

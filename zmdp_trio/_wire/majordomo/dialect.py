@@ -27,8 +27,9 @@ class Dialect:
     """How peers of one kind talk, and what they can say.
 
     Attributes:
-        name: as `protocol=` takes it.
+        name: as `protocol=` takes it, if it is no variant.
         rows: every message, on every route, in every form.
+        variant_of: the dialect that users know it by; it is detected, and answered in kind, but never chosen.
         numbered: requests have ids, so that one connection may carry several at once.
         partials: there are partial replies.
         failures: there are error replies.
@@ -41,6 +42,7 @@ class Dialect:
 
     name: str
     rows: tuple[Row, ...] = attrs.field(repr=False)
+    variant_of: str = ""
     numbered: bool = False
     partials: bool = True
     failures: bool = False

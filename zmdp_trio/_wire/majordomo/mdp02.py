@@ -37,9 +37,9 @@ ROWS: Final = (
 MDP02: Final = Dialect("mdp/0.2", ROWS)
 
 
-def enveloped(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+def _enveloped(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """Return rows with an empty frame before each, as a REQ socket sends it."""
     return tuple(Row(row.route, row.message, (b"", *row.cells)) for row in rows)
 
 
-MDP02_ENVELOPED: Final = Dialect("mdp/0.2+empty", enveloped(ROWS))
+MDP02_ENVELOPED: Final = Dialect("mdp/0.2+empty", _enveloped(ROWS), variant_of=MDP02.name)
