@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo files test check peers peers-soak bench chaos soak stress fuzz format coverage clean
+.PHONY: demo files test check peers peers-soak bench chaos soak stress fuzz interop format coverage clean
 
 demo: .venv/ready
 	$(BIN)/zmdp demo $(DEMO)
@@ -41,6 +41,10 @@ tests/peers/node/node_modules/ready: $(NODE_PACKAGE)
 # Two minutes with a stream running, and half a minute of work without a heartbeat; `make test` runs a short form.
 peers-soak: peers
 	ZMDP_PEERS_SECONDS=$(or $(PEERS_SECONDS),120) $(BIN)/pytest -q tests/peers/test_patience.py
+
+# The tables at the end of docs/interop.md, of what the tests find.
+interop: peers
+	$(BIN)/python docs/interop/make_tables.py
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/speed.py $(BENCH)

@@ -65,7 +65,8 @@ class BrokerStatistics:
     duplicates: int
     #: Commands of a later version of the protocol, which were passed over.
     skipped: int
-    #: Messages and commands that were not to be expected: each cost its sender the connection.
+    #: Messages and commands that were not to be expected.  A client of an older dialect goes on as though it had not
+    #: sent it; everybody else was forgotten, and workers of older dialects may start over.
     protocol_errors: int
     #: Peers that were told to come again later, since `broker_sessions` were there.
     turned_away: int

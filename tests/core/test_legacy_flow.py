@@ -90,6 +90,17 @@ def test_credit_that_comes_with_more_replies_does_not_change_their_order() -> No
     is_at_rest(stage)
 
 
+def test_credit_for_a_request_that_its_worker_never_got_is_passed_over() -> None:
+    """It was refused for its payload, and its caller had not heard of that yet."""
+    stage, _ = scene(PIGATO)
+    client = stage.client()
+    client.link.put(ask(1, body=b"no JSON"))
+    client.link.put(c.Credit(1, 1, 1))
+    stage.flush()
+    assert [error.code for error in client.take(c.Error)] == ["INVALID_ARGUMENT"]
+    is_at_rest(stage)
+
+
 @pytest.mark.parametrize("dialect", ALL, ids=lambda each: each.name)
 def test_a_client_that_never_reads_is_cut_off_when_too_much_waits(dialect: Dialect) -> None:
     stage = Stage(outbox=10_000)
@@ -107,6 +118,20 @@ def test_a_client_that_never_reads_is_cut_off_when_too_much_waits(dialect: Diale
     assert ended == 40
     client.vanish()
     stage.advance(15.0)
+    is_at_rest(stage)
+
+
+def test_too_much_for_a_client_that_is_away_ends_its_session() -> None:
+    stage = Stage(outbox=2_000, resume=100.0)
+    worker = stage.worker("echo", slots=10)
+    client = Legacy(stage, PIGATO, is_worker=False, identity=b"anna")
+    client.ask(options=b'{"timeout":-1}')
+    [request] = worker.take(c.Request)
+    client.vanish()
+    worker.send(*(c.Partial(request.id, c.Content.JSON, CHUNK) for _ in range(5)))
+    assert [cancel.id for cancel in worker.take(c.Cancel)] == [request.id]
+    assert len(stage.broker.sessions()) == 1
+    worker.send(c.Final(request.id, c.Content.JSON, b"1"))
     is_at_rest(stage)
 
 

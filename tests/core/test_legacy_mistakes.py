@@ -217,6 +217,22 @@ def test_one_that_becomes_ours(dialect: Dialect) -> None:
     assert stage.broker.protocol_errors == 0
 
 
+def test_a_name_that_comes_back_as_somebody_else_does_not_get_what_was_the_first_one_s() -> None:
+    for dialect, works in ((PIGATO, True), (MDP02, False)):
+        stage = Stage()
+        worker = stage.worker("echo")
+        client = Legacy(stage, OMDP, is_worker=False, identity=b"anna")
+        client.ask()
+        [request] = worker.take(c.Request)
+        client.vanish()
+        other = Legacy(stage, dialect, is_worker=works, identity=b"anna")
+        other.ready("mine") if works else other.ask("mine")
+        assert [cancel.id for cancel in worker.take(c.Cancel)] == [request.id]
+        worker.send(c.Final(request.id, c.Content.JSON, b"1"))
+        assert other.take((m.Final, m.Failure)) == []
+        assert stage.broker.protocol_errors == 0
+
+
 def test_a_broker_that_speaks_some_dialects_refuses_the_others_in_silence() -> None:
     for dialect in ALL:
         stage = Stage()

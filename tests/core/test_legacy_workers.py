@@ -235,14 +235,46 @@ def test_nobody_replies_for_another(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", NUMBERED, ids=lambda each: each.name)
-@pytest.mark.parametrize("body", [b"{", b"\xff", b"NaN"])
-def test_a_reply_that_is_no_json_costs_the_worker_its_session(dialect: Dialect, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"NaN", b'"\\ud83d"'])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_reply_that_is_no_json_ends_its_request_alone(dialect: Dialect, body: bytes, last: bool) -> None:
     stage, worker, client = scene(dialect)
-    client.send(ask(1, body=b"1"))
+    if dialect.concurrent:
+        worker.say(m.Heartbeat(options=b'{"concurrency":2}'))
+    client.send(ask(1, body=b"1"), ask(2, body=b"2"))
+    request = worker.take(m.Request)[0]
+    if last:
+        worker.reply(request, body)
+    else:
+        worker.partial(request, body)
+        assert stage.held()["echo"][2] == 1, "its slot is taken until it is through"
+        worker.partial(request, b"1")
+        worker.reply(request, b"1")
+    [error] = client.take((c.Error, c.Partial, c.Final))
+    assert (error.id, error.code) == (1, "INTERNAL")
+    assert worker.take(m.Disconnect) == []
+    assert stage.held() == {"echo": (0, 1, 0)}
+    assert stage.broker.protocol_errors == 0
+    check_counters(stage.broker)
+
+
+@pytest.mark.parametrize("dialect", NUMBERED, ids=lambda each: each.name)
+@pytest.mark.parametrize("through", [False, True])
+def test_no_json_behind_replies_that_wait(dialect: Dialect, through: bool) -> None:
+    stage, worker, client = scene(dialect)
+    client.send(ask(1, body=b"1", messages=0))
     [request] = worker.take(m.Request)
-    worker.partial(request, body)
-    assert worker.take() == [m.Disconnect()]
-    assert [error.reason for error in client.take(c.Error)] == ["worker-lost"]
+    worker.partial(request, b"1")
+    if through:
+        worker.reply(request, b"{")
+        assert client.take(c.Error) == []
+        client.send(c.Credit(1, 1, 1))
+    else:
+        worker.partial(request, b"{")
+    replies = client.take((c.Partial, c.Error))
+    assert [type(each) for each in replies] == ([c.Partial, c.Error] if through else [c.Error])
+    if not through:
+        worker.reply(request, b"{")
     is_at_rest(stage)
 
 

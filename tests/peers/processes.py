@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import attrs
 import pytest
 import trio
+import zmq
 
 HERE = Path(__file__).parent
 NODE = HERE / "node"
@@ -76,6 +78,28 @@ BROKERS = {
 }
 
 REQ_CLIENT = Role(NODE / "req-client.js")
+
+
+def programs() -> dict[str, dict[str, Path]]:
+    """Return who plays each role, by dialect."""
+    roles = {"client": {**CLIENTS, "REQ": REQ_CLIENT}, "worker": WORKERS, "broker": BROKERS}
+    return {name: {dialect: role.program for dialect, role in each.items()} for name, each in roles.items()}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is installed here, by name."""
+    node = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    packages = [
+        json.loads((NODE / "node_modules" / name / "package.json").read_text()) for name in ("pigato", "zeromq")
+    ]
+    return {
+        "PIGATO": packages[0]["version"],
+        "zeromq": packages[1]["version"],
+        "Node": node.removeprefix("v"),
+        "majortomo": importlib.metadata.version("majortomo"),
+        "pyzmq": zmq.__version__,
+        "libzmq": zmq.zmq_version(),
+    }
 
 
 @attrs.define

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from processes import PATIENCE, WORKERS, Outcome, Stage
+from processes import CLIENTS, PATIENCE, WORKERS, Outcome, Stage
 
 from zmdp_trio import WorkerLost, open_broker, open_client
 
@@ -100,11 +100,11 @@ async def test_errors_in_each_clients_terms(stage: Stage) -> None:
     async with open_broker("tcp://127.0.0.1:*", appear=PATIENCE) as broker:
         (endpoint,) = broker.endpoints
         error = {"code": "NOT_FOUND", "message": "there is no such order"}
+        callers = {dialect: await stage.client(dialect, endpoint) for dialect in CLIENTS}
         for dialect in ("OMDP", "PIGATO"):
-            await stage.worker(dialect, endpoint, {name_of(dialect, "fail"): "fail"})
+            service = name_of(dialect, "fail")
+            await stage.worker(dialect, endpoint, {service: "fail"})
             for caller in ("MDP 0.1", "MDP 0.2", "majortomo"):
-                client = await stage.client(caller, endpoint)
-                assert await client.ask(name_of(dialect, "fail"), error) == Outcome(final={"error": error})
+                assert await callers[caller].ask(service, error) == Outcome(final={"error": error})
             for caller in ("OMDP", "PIGATO"):
-                client = await stage.client(caller, endpoint)
-                assert await client.ask(name_of(dialect, "fail"), error) == Outcome(error=error)
+                assert await callers[caller].ask(service, error) == Outcome(error=error)

@@ -16,6 +16,8 @@ from zmdp_trio import Broker, Code, Final, Request, ServiceError, Worker, open_b
 
 #: Seconds between heartbeats, here and there.
 HEARTBEAT = 0.4
+#: Milliseconds after which a client gives up: more than a busy machine takes for what has to come before that.
+TIMEOUT = 1000
 
 
 @service("echo")
@@ -156,7 +158,7 @@ async def test_a_client_that_vanishes(stage: Stage, broker: Broker) -> None:
 
 async def test_a_client_that_times_out_gets_nothing_late(client: Caller, held: Held, worker: Worker) -> None:
     """A reply to a request that it has given up would end it."""
-    pending = await client.begin("hold", opts={"timeout": 300})
+    pending = await client.begin("hold", opts={"timeout": TIMEOUT})
     assert (await pending.reply())["data"] == "held"
     assert await pending.reply() == {"event": "final", "data": None, "error": "C_TIMEOUT"}
     with trio.fail_after(PATIENCE):
@@ -174,8 +176,9 @@ async def test_replies_that_come_too_late_are_kept_from_it(client: Caller, broke
         trio.from_thread.run_sync(answered.set)
         return "late"
 
-    async with open_worker([late, echo], *broker.endpoints):
-        assert await client.ask("late", opts={"timeout": 300}) == Outcome(error="C_TIMEOUT")
+    async with open_worker([late, echo], *broker.endpoints) as worker:
+        await worker.wait_welcomed()
+        assert await client.ask("late", opts={"timeout": TIMEOUT}) == Outcome(error="C_TIMEOUT")
         given_up.set()
         with trio.fail_after(PATIENCE):
             await answered.wait()

@@ -27,7 +27,7 @@ BEAT = {"heartbeat": int(HEARTBEAT * 1000)}
 LETTERED = {"PIGATO": "stream", "OMDP": "request"}
 #: Seconds between partial replies; and how many of them last longer than three heartbeats.
 TICK = HEARTBEAT / 4
-LONG = 20
+LONG = 15
 
 
 @pytest.fixture

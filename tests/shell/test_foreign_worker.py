@@ -319,7 +319,7 @@ async def test_pigato_is_told_how_much_the_worker_takes(autojump_clock: Any) -> 
         for i in range(9):
             ask(broker, "job", i, id=b"%d" % i)
         await broker.until(m.Reject, 2)
-        assert job.running == 7
+        await until(lambda: job.running == 7)
 
 
 @pytest.mark.parametrize(("limit", "seconds"), [(1000, 0.9), (20_000, 19.75), (None, 59.75)])

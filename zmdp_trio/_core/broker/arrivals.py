@@ -140,8 +140,6 @@ class LegacyArrivals(Dispatcher):
         session = due.session
         try:
             for command in due.due(now):
-                if session.ended:
-                    return
                 session.handlers[type(command)](self, session, command, now)
         except ProtocolError as error:
             self._dismiss_legacy(session, str(error), now)

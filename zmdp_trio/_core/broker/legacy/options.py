@@ -93,7 +93,7 @@ def _seconds(milliseconds: Any) -> float:
     """Return the time-out that options ask for; -1 is none, 0 the default, as in PIGATO's own broker."""
     if not isinstance(milliseconds, int | float) or isinstance(milliseconds, bool) or not milliseconds:
         return TIMEOUT
-    return milliseconds / 1000 if -1 < milliseconds < _NEVER else math.inf
+    return max(milliseconds, 0) / 1000 if -1 < milliseconds < _NEVER else math.inf
 
 
 def _retries(value: Any) -> int:

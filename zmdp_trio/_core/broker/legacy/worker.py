@@ -166,21 +166,25 @@ class LegacyWorker(LegacyPeer):
             return [_LATE]
         if held.swallowed:
             return []
-        content, body = self._body(partial.body)
+        try:
+            content, body = self._body(partial.body)
+        except ValueError as error:
+            self._swallow(held)
+            return [GiveUp(_unreadable(held, error))]
         return self._pass_on(held, c.Partial(held.id, content, body))
 
     def _on_final(self, final: m.Final) -> list[Any]:
         held = self._find_held(final)
         if held is None:
             return [_LATE]
-        content, body = self._body(final.body)
+        try:
+            content, body = self._body(final.body)
+        except ValueError as error:
+            return self._pass_on(held, _unreadable(held, error))
         return self._pass_on(held, c.Final(held.id, content, body))
 
     def _body(self, frames: Sequence[Frame]) -> tuple[int, Any]:
-        try:
-            return bodies.from_json(frames[0]) if self.dialect.json else bodies.from_frames(frames)
-        except ValueError as error:
-            raise ProtocolError(f"a reply that is {error}") from None
+        return bodies.from_json(frames[0]) if self.dialect.json else bodies.from_frames(frames)
 
     def _on_failure(self, failure: m.Failure) -> list[Any]:
         held = self._find_held(failure)
@@ -322,3 +326,8 @@ class LegacyWorker(LegacyPeer):
 def _cancelled(held: Held) -> c.Error:
     """Return what a worker of our own says of a request that was cancelled."""
     return c.Error(held.id, Code.CANCELLED.value, "", "")
+
+
+def _unreadable(held: Held, error: ValueError) -> c.Error:
+    """Return what ends a request alone, whatever else its worker runs: Node makes such JSON of half a character."""
+    return c.Error(held.id, Code.INTERNAL.value, "", f"a reply of its worker: {error}")
