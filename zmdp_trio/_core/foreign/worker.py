@@ -465,7 +465,7 @@ class WorkerLink(ForeignLink):
 
     def _time_left(self, task: Task, options: Frame) -> float | None:
         """Return the seconds that a handler has; behind them nothing is sent."""
-        if not self.dialect.concurrent:
+        if not self.dialect.options:
             return None
         milliseconds = read_options(options).get("timeout") or 1000 * TIMEOUT
         if not isinstance(milliseconds, int | float) or not milliseconds > 0:
