@@ -122,10 +122,8 @@ class WorkerLink(WorkerLanes):
         self._end(task, message)
 
     def _body(self, reply: c.Partial | c.Final, *, partial: bool = False) -> Sequence[Frame]:
-        body: Frame = reply.body  # type: ignore[assignment]
-        if not self.dialect.json:
-            return bodies.to_frames(reply.content, body)
-        return [(bodies.partial_to_json if partial else bodies.to_json)(reply.content, body)]
+        assert reply.body is not None
+        return bodies.say(self.dialect, reply.content, reply.body, partial=partial)
 
     def _error(self, error: c.Error) -> None:
         task = self._tasks.get(error.id)
@@ -231,7 +229,7 @@ class WorkerLink(WorkerLanes):
             self._reply(lane, self._rejection(task))
             return []
         try:
-            content, body = bodies.from_json(request.body[0]) if self.dialect.json else bodies.from_frames(request.body)
+            content, body = bodies.read(self.dialect, request.body)
         except ValueError as error:
             refusal = c.Error(task.id, Code.INVALID_ARGUMENT.value, "", f"the payload: {error}")
             self._reply(lane, self._failure(task, refusal))
