@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import BROKER, session_id, start, started
 
+from zmdp_trio._core import options
 from zmdp_trio._core.client import ClientMachine
 from zmdp_trio._core.dialler import Dialler
 from zmdp_trio._core.foreign import protocol_of
@@ -203,6 +205,46 @@ def test_a_client_s_uplink_that_is_not_wanted_any_more_ends_with_its_last_reques
     scene.hear(lane, answer(request))
     assert scene.machine.take_retired() == [uplink]
     assert uplink.lanes == [lane]
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        (b"", 59.75),
+        (b'{"timeout":2000}', 1.8),
+        (b'{"timeout":0}', 59.75),
+        (b'{"timeout":-1}', None),
+        (b'{"timeout":1e300}', None),
+        (b'{"timeout":"soon"}', 59.75),
+        (b"[]", 59.75),
+        (b"{", 59.75),
+    ],
+)
+def test_a_pigato_request_s_options_are_its_handler_s_deadline_and_header(told: bytes, left: float | None) -> None:
+    scene = Scene("pigato", worker=True)
+    scene.settle()
+    [lane] = scene.lanes
+    scene.hear(lane, m.Request([b"1"], service=SERVICE, client=b"c", id=b"r", options=told))
+    [execution] = started(scene.machine)
+    assert execution.request.left == (None if left is None else pytest.approx(left))
+    assert execution.request.headers == ({"opts": told.decode()} if told else None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, {"timeout": -1}),
+        ({"timeout": 5.0, "left": 2.5}, {"timeout": 2500}),
+        ({"timeout": 1e-9}, {"timeout": 1}),
+        ({"timeout": 1e12}, {"timeout": -1}),
+        ({"retry": 3, "worker": "w-1"}, {"timeout": -1, "retry": 1, "workerId": "w-1"}),
+        ({"headers": {"opts": '{"nocache":1,"timeout":7}'}}, {"timeout": -1, "nocache": 1}),
+        ({"headers": {"opts": "no JSON"}}, {"timeout": -1}),
+    ],
+)
+def test_what_a_pigato_broker_is_told_of_a_request(fields: dict[str, Any], told: dict[str, Any]) -> None:
+    request = c.Request(1, SERVICE, c.Content.JSON, b"1", 0, 0, **fields)
+    assert msgspec.json.decode(options.for_broker(request)) == told
 
 
 @pytest.mark.parametrize("protocol", FOREIGN)

@@ -397,7 +397,7 @@ def test_values_of_ours_as_mdp_s_frames(dialect: Dialect) -> None:
         ({"timeout": 1.5}, {"timeout": 1500}),
         ({"timeout": math.inf}, {"timeout": -1}),
         ({"timeout": 1e300}, {"timeout": -1}),
-        ({"timeout": 0.0}, {"timeout": 0}),
+        ({"timeout": 0.0}, {"timeout": 1}),
         ({"retry": 2, "headers": {"a": "b"}}, {"timeout": -1, "retry": 2, "headers": {"a": "b"}}),
         ({"headers": {"opts": '{"mine":1}', "a": "b"}}, {"mine": 1}),
     ],

@@ -14,10 +14,10 @@ from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire.majordomo import DIALECTS, Dialect
 from ..._wire.protocols import PROTOCOLS, unknown
-from .. import bodies
+from .. import bodies, options
 from ..protocol import ZMDP1, Protocol
 from ..uplink import Identity, Uplink, Wiring
-from .client import OPTIONS, ClientLink
+from .client import ClientLink
 from .link import ForeignUplink
 from .worker import WorkerLink
 
@@ -43,7 +43,7 @@ class Foreign(Protocol):
             raise self._unimplemented(request, "key")
         if request.worker is not None and not self._dialect.options:
             raise self._unimplemented(request, "worker")
-        if request.headers and not (self._dialect.options and request.headers.keys() == {OPTIONS}):
+        if request.headers and not (self._dialect.options and request.headers.keys() == {options.HEADER}):
             raise self._unimplemented(request, "headers")
         assert request.body is not None
         try:

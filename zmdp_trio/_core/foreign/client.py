@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import attrs
-import msgspec
 
 from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError
 from ..._wire import commands as c
-from ..._wire.frames import UNREADABLE, Frame, Frames
+from ..._wire.frames import Frame, Frames
 from ..._wire.majordomo import Route
 from ..._wire.majordomo import messages as m
-from .. import bodies
+from .. import bodies, options
 from .lane import ForeignLane
 from .link import ForeignLink
 
@@ -32,9 +31,6 @@ MAX_LANES: Final = 256
 IDLE: Final = 30.0
 #: What a reply that waits counts for beside its body.
 OVERHEAD: Final = 256
-#: The header whose value, a JSON object, goes to a PIGATO worker as the request's options.
-OPTIONS: Final = "opts"
-_write_json = msgspec.json.Encoder().encode
 
 
 @attrs.define(eq=False)
@@ -157,7 +153,7 @@ class ClientLink(ForeignLink):
             bodies.to_frames(request.content, request.body),  # type: ignore[arg-type]
             service=request.service,
             id=ask.rid,
-            options=_options(request) if self.dialect.json else b"",
+            options=options.for_broker(request) if self.dialect.json else b"",
         )
         ask.lane, ask.frames = lane, self.encode(message)
         if self.exclusive:
@@ -333,29 +329,6 @@ class ClientLink(ForeignLink):
             vain = not lane.up and lane.reason and not self._queue
             if (idle or vain) and len(self._lanes) > 1:
                 self._close(lane)
-
-
-def _options(request: c.Request) -> bytes:
-    """Return a request's options as JSON: the time that it has, in milliseconds, and who is to run it."""
-    limits = [limit for limit in (request.timeout, request.left) if limit is not None]
-    options: dict[str, Any] = {}
-    if request.headers and OPTIONS in request.headers:
-        options |= read_options(request.headers[OPTIONS].encode())
-    options["timeout"] = max(int(1000 * min(limits)), 1) if limits and min(limits) < 1e9 else -1
-    if request.retry:
-        options["retry"] = 1
-    if request.worker is not None:
-        options["workerId"] = request.worker
-    return _write_json(options)
-
-
-def read_options(text: Frame) -> dict[str, Any]:
-    """Return what is in a request's options; nothing if they are no JSON object."""
-    try:
-        options = msgspec.json.decode(text) if len(text) else {}
-    except UNREADABLE:
-        return {}
-    return options if isinstance(options, dict) else {}
 
 
 def _weight(reply: Any) -> int:

@@ -18,14 +18,11 @@ from ..._errors import Code, ProtocolError, RequestRejected
 from ..._wire import commands as c
 from ..._wire.frames import Frame
 from ..._wire.majordomo import messages as m
-from .. import bodies
+from .. import bodies, options
 from ..timers import Timers
-from .client import OPTIONS, read_options
 from .lane import ForeignLane
 from .posts import Task, WorkerLane, WorkerLanes
 
-#: Seconds that a request has whose options don't say.
-TIMEOUT: Final = 60.0
 #: A handler is told that it has so much less than its broker allows, as a part of that and in seconds at most: PIGATO's
 #: broker disconnects a worker whose reply comes later.
 MARGIN_PART: Final = 0.1
@@ -247,21 +244,20 @@ class WorkerLink(WorkerLanes):
                 c.MAX_AMOUNT,
                 c.MAX_AMOUNT,
                 left=self._time_left(task, request.options),
-                headers={OPTIONS: bytes(request.options).decode(errors="replace")} if len(request.options) else None,
+                headers=_headers(request.options),
                 peer=_readable(request.client),
                 # A PIGATO worker may offer many names at once, `files.*` for example.
                 asked=request.service if request.service not in ("", post.service) else "",
             )
         ]
 
-    def _time_left(self, task: Task, options: Frame) -> float | None:
+    def _time_left(self, task: Task, told: Frame) -> float | None:
         """Return the seconds that a handler has; behind them nothing is sent."""
         if not self.dialect.options:
             return None
-        milliseconds = read_options(options).get("timeout") or 1000 * TIMEOUT
-        if not isinstance(milliseconds, int | float) or not milliseconds > 0:
+        seconds = options.read(told).timeout
+        if seconds == math.inf:
             return None
-        seconds = min(milliseconds, 1e15) / 1000
         self._expiries.set(task, self.now + seconds)
         self._set_alarm()
         return seconds - min(MARGIN_PART * seconds, MARGIN)
@@ -308,6 +304,11 @@ class WorkerLink(WorkerLanes):
             if task.beats >= REGULAR and self.now - task.beaten_at >= self.settings.silence:
                 task.beats = 0
                 self.find(c.Cancel(task.id))
+
+
+def _headers(told: Frame) -> dict[str, str] | None:
+    """Return the headers that a request with these options has."""
+    return {options.HEADER: bytes(told).decode(errors="replace")} if len(told) else None
 
 
 def _readable(client: bytes) -> str:

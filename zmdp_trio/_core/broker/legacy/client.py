@@ -11,10 +11,9 @@ from ...._wire import commands as c
 from ...._wire.frames import Frame, Frames
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
-from ... import bodies
+from ... import bodies, options
 from ...link import COMMAND_BYTES
-from . import options
-from .options import Options
+from ...options import Options
 from .peer import Due, LegacyPeer
 
 #: Replies stop this many seconds, at most, before their client gives up: one that is on its way then would kill it.

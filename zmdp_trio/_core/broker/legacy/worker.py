@@ -12,9 +12,8 @@ from ...._errors import Code, Overloaded, ProtocolError
 from ...._wire import commands as c
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
-from ... import bodies
+from ... import bodies, options
 from ...link import COMMAND_BYTES, weight
-from . import options
 from .peer import LegacyPeer
 
 #: Seconds that READY waits for what follows: a PIGATO worker beats at once, and says how much it takes; others don't.

@@ -1,4 +1,7 @@
-"""Options of OMDP's and PIGATO's requests: what a client asks of the broker, and what a worker is told."""
+"""Options of OMDP's and PIGATO's requests: what a client asks of the broker, and what a worker is told.
+
+They are a JSON object, which may be missing, or be anything: what is unreadable is none, as PIGATO's own broker has it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ...._wire import commands as c
-from ...._wire.frames import UNREADABLE, Frame
+from .._wire import commands as c
+from .._wire.frames import UNREADABLE, Frame
 
 #: The header in which options travel to workers that read headers.
 HEADER: Final = "opts"
@@ -17,8 +20,9 @@ HEADER: Final = "opts"
 TIMEOUT: Final = 60.0
 #: What concerns the broker alone; where there is anything else, a worker gets all of it.
 _BROKERS: Final = frozenset(("timeout", "retry", "workerId", "persist"))
-#: Above this, milliseconds that no clock of JavaScript's will see are none at all.
+#: Above this, milliseconds that no clock of JavaScript's will see are none at all; above this, we say none.
 _NEVER: Final = 2.0**53
+_LONGEST: Final = 1e12
 
 _read = msgspec.json.Decoder().decode
 _write = msgspec.json.Encoder().encode
@@ -46,15 +50,8 @@ class Options:
 
 
 def read(frame: Frame) -> Options:
-    """Return a request's options; what is unreadable is none, as PIGATO's own broker has it."""
-    if not len(frame):
-        return Options()
-    try:
-        options = _read(frame)
-    except UNREADABLE:
-        return Options()
-    if not isinstance(options, dict):
-        return Options()
+    """Return a request's options."""
+    options = _object_in(frame)
     worker = options.get("workerId")
     return Options(
         timeout=_seconds(options.get("timeout")),
@@ -65,14 +62,25 @@ def read(frame: Frame) -> Options:
     )
 
 
+def for_broker(request: c.Request) -> bytes:
+    """Return what a broker of OMDP or PIGATO is told: the shorter one of both limits, and who is to run it."""
+    options = _object_in((request.headers or {}).get(HEADER, "").encode())
+    limits = [limit for limit in (request.timeout, request.left) if limit is not None]
+    options["timeout"] = _milliseconds(min(limits, default=None))
+    if request.retry:
+        options["retry"] = 1
+    if request.worker is not None:
+        options["workerId"] = request.worker
+    return _write(options)
+
+
 def for_worker(request: c.Request) -> bytes:
     """Return what a PIGATO worker is told: a caller's own options, or what they would be."""
     headers = dict(request.headers or {})
     own = headers.pop(HEADER, None)
     if own is not None:
         return own.encode()
-    milliseconds = math.inf if request.timeout is None else request.timeout * 1000
-    options: dict[str, Any] = {"timeout": int(milliseconds) if milliseconds < _NEVER else -1}
+    options: dict[str, Any] = {"timeout": _milliseconds(request.timeout)}
     if request.retry:
         options["retry"] = request.retry
     if headers:
@@ -82,11 +90,21 @@ def for_worker(request: c.Request) -> bytes:
 
 def concurrency(frame: Frame) -> int | None:
     """Return how many requests a worker's heartbeat says that it takes at once, below 0 for any; None if nothing."""
-    try:
-        value = _read(frame).get("concurrency") if len(frame) else None
-    except (*UNREADABLE, AttributeError):
-        return None
+    value = _object_in(frame).get("concurrency")
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _object_in(frame: Frame) -> dict[str, Any]:
+    try:
+        value = _read(frame) if len(frame) else None
+    except UNREADABLE:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """Return how options say a limit: none is -1, and 0 would be the default."""
+    return -1 if seconds is None or 1000 * seconds >= _LONGEST else max(int(1000 * seconds), 1)
 
 
 def _seconds(milliseconds: Any) -> float:
