@@ -127,7 +127,7 @@ class LegacyClient(LegacyPeer):
             message = "`persist`: this broker keeps requests in memory, and promises nothing else"
             return self._refuse(call, Code.UNIMPLEMENTED, message)
         try:
-            content, body = self._body(request)
+            content, body = bodies.read(self.dialect, request.body)
         except ValueError as error:
             return self._refuse(call, Code.INVALID_ARGUMENT, f"the payload: {error}")
         credit = self._settings.credit_messages, self._settings.credit_bytes
@@ -150,11 +150,6 @@ class LegacyClient(LegacyPeer):
         self._fail(c.Error(call.id, code.value, "", message))
         return []
 
-    def _body(self, request: m.Request) -> tuple[int, Any]:
-        if self.dialect.json:
-            return bodies.from_json(request.body[0])
-        return bodies.from_frames(request.body)
-
     # ---- out
 
     def _partial(self, partial: c.Partial) -> None:
@@ -173,11 +168,8 @@ class LegacyClient(LegacyPeer):
         self.say(m.Partial(body, service=call.service, id=call.rid), Reply(call, 1, size))
 
     def _say_body(self, reply: c.Partial | c.Final, *, partial: bool = False) -> Sequence[Frame]:
-        content, body = reply.content, reply.body
-        assert body is not None
-        if not self.dialect.json:
-            return bodies.to_frames(content, body)
-        return (bodies.partial_to_json(content, body) if partial else bodies.to_json(content, body),)
+        assert reply.body is not None
+        return bodies.say(self.dialect, reply.content, reply.body, partial=partial)
 
     def _join(self, call: Call, partial: c.Partial) -> None:
         """Keep a partial reply for the one reply that the dialect has; its worker may go on."""

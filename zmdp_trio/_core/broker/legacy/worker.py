@@ -10,7 +10,6 @@ import attrs
 
 from ...._errors import Code, Overloaded, ProtocolError
 from ...._wire import commands as c
-from ...._wire.frames import Frame
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies
@@ -167,7 +166,7 @@ class LegacyWorker(LegacyPeer):
         if held.swallowed:
             return []
         try:
-            content, body = self._body(partial.body)
+            content, body = bodies.read(self.dialect, partial.body)
         except ValueError as error:
             self._swallow(held)
             return [GiveUp(_unreadable(held, error))]
@@ -178,13 +177,10 @@ class LegacyWorker(LegacyPeer):
         if held is None:
             return [_LATE]
         try:
-            content, body = self._body(final.body)
+            content, body = bodies.read(self.dialect, final.body)
         except ValueError as error:
             return self._pass_on(held, _unreadable(held, error))
         return self._pass_on(held, c.Final(held.id, content, body))
-
-    def _body(self, frames: Sequence[Frame]) -> tuple[int, Any]:
-        return bodies.from_json(frames[0]) if self.dialect.json else bodies.from_frames(frames)
 
     def _on_failure(self, failure: m.Failure) -> list[Any]:
         held = self._find_held(failure)
@@ -268,21 +264,16 @@ class LegacyWorker(LegacyPeer):
         id = b"%d" % request.id
         client = request.peer.encode() if self.dialect.numbered and request.peer else id
         held = self._held[request.id] = Held(request.id, client, request.messages, request.bytes)
+        assert request.body is not None
         try:
-            body = self._say_body(request)
+            body = bodies.say(self.dialect, request.content, request.body)
         except ValueError as error:
             message = f"the payload: {error}, and its worker speaks {self.dialect.name}"
             self._find(*self._end(held, c.Error(request.id, Code.INVALID_ARGUMENT.value, "", message)))
             return
-        told = options.for_worker(request) if self.dialect.concurrent else b""
+        told = options.for_worker(request) if self.dialect.options else b""
         self._given = True
         self.say(m.Request(body, service=request.asked or request.service, id=id, client=client, options=told))
-
-    def _say_body(self, request: c.Request) -> Sequence[Frame]:
-        assert request.body is not None
-        if self.dialect.json:
-            return (bodies.to_json(request.content, request.body),)
-        return bodies.to_frames(request.content, request.body)
 
     def _cancel(self, cancel: c.Cancel) -> None:
         """There is no word for it: what the worker still says is swallowed."""
