@@ -2,7 +2,8 @@
 
     python -m fuzz.steps [--steps 100000] [--seed N] [--runs 4]
 
-Each run has a seed of its own, and settings that its seed chooses.  A failure names the seed that repeats it.
+Each run has a seed of its own, and settings that its seed chooses.  A failure names the seed that repeats it.  Behind
+each run with our own peers there is one with peers of all dialects.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import time
 
 import crowd
+import legacy_crowd
 
 
 def main() -> None:
@@ -24,9 +26,16 @@ def main() -> None:
     for seed in range(first, first + args.runs):
         begun = time.perf_counter()
         seen = crowd.run(seed, args.steps).seen
-        seconds = time.perf_counter() - begun
         told = ", ".join(f"{seen[what]:,} {what}" for what in ("Partial", "Final", "Error"))
-        print(f"seed {seed}: {args.steps:,} steps in {seconds:.1f} s; {told}; {seen['dropped']:,} peers dropped")
+        report(seed, begun, args.steps, f"{told}; {seen['dropped']:,} peers dropped")
+        begun = time.perf_counter()
+        seen = legacy_crowd.run(seed, args.steps).seen
+        told = ", ".join(f"{seen[f'client gets {what}']:,} {what}" for what in ("Partial", "Final", "Failure"))
+        report(seed, begun, args.steps, f"{told}; {seen['somebody_comes']:,} peers of all dialects")
+
+
+def report(seed: int, begun: float, steps: int, told: str) -> None:
+    print(f"seed {seed}: {steps:,} steps in {time.perf_counter() - begun:.1f} s; {told}")
 
 
 if __name__ == "__main__":

@@ -107,6 +107,6 @@ def _waiting_bytes(worker: LegacyWorker) -> int:
     """What waits for callers at a worker that can't be paused."""
     assert {*worker._held} == {*worker.session.held}
     for held in worker._held.values():
-        assert held.waiting_bytes == sum(COMMAND_BYTES + weight(command) for command in held.waiting)
+        assert held.waiting_bytes == sum(COMMAND_BYTES + weight(command) for command in held.waiting or ())
         assert held.messages == worker.session.held[held.id].messages
     return sum(held.waiting_bytes for held in worker._held.values())

@@ -27,6 +27,8 @@ from zmdp_trio._wire.majordomo import PIGATO
 from zmdp_trio._wire.majordomo import messages as m
 
 SERVICES: Final = ("a", "b")
+#: Peers of older dialects at one time: more would all be turned away, for the most part.
+MAX_PEERS: Final = 12
 FORGED: Final = b'"forged"'
 #: Milliseconds that clients wait; -1 for ever.
 TIMEOUTS: Final = (-1, 100, 1_000, 5_000)
@@ -115,7 +117,7 @@ class LegacyCrowd:
             "queue_requests": random.choice((3, 100)),
             "client_requests": random.choice((5, 1000)),
             "resume": random.choice((0.0, 10.0)),
-            "broker_sessions": random.choice((8, 100)),
+            "broker_sessions": random.choice((10, 100)),
             "broker_memory": random.choice((30_000, 2**30)),
             "outbox": random.choice((2_000, 100_000)),
             "legacy_buffer": random.choice((300, 10_000)),
@@ -149,6 +151,8 @@ class LegacyCrowd:
 
     def somebody_comes(self) -> None:
         random = self.random
+        if len(self.clients) + len(self.workers) >= MAX_PEERS:
+            self.somebody_goes()
         self.names += 1
         dialect = random.choice(ALL)
         side = random.choice((Client, Worker))
@@ -172,6 +176,8 @@ class LegacyCrowd:
 
     def our_own_come(self) -> None:
         self.names += 1
+        if len(self.ours) >= 3:
+            self.our_own_go()
         if self.our_worker is None and self.random.random() < 0.5:
             self.our_worker = self.stage.worker(*SERVICES, name=f"ours-{self.names}", slots=2)
         else:

@@ -421,6 +421,23 @@ def test_whose_request_it_is() -> None:
     assert first.service == "echo"
 
 
+@pytest.mark.parametrize("offered", ["echo*", "echo@1.2.3"])
+def test_which_name_was_asked_for(offered: str) -> None:
+    """PIGATO's workers are told; to the others it makes no difference."""
+    for dialect in ALL:
+        stage = Stage()
+        worker = Legacy(stage, dialect, is_worker=True)
+        worker.ready(offered)
+        asked = "echo-loud" if offered.endswith("*") else "echo@^1.0.0"
+        client = Legacy(stage, MDP02, is_worker=False)
+        client.ask(asked, b"1")
+        [request] = worker.take(m.Request)
+        assert request.service == (asked if dialect is PIGATO else "")
+        worker.reply(request, b"2")
+        [final] = client.take()
+        assert (final.service, final.body) == (asked, [b"2"])
+
+
 # ---- concurrency
 
 

@@ -65,7 +65,7 @@ class LegacyTarget(BrokerTarget):
         return super().tables | {
             "calls": sum(len(client._calls) + len(client._ids) + len(client._found) for client in clients),
             "held": sum(len(worker._held) + len(worker._found) for worker in workers),
-            "waiting": sum(len(held.waiting) for worker in workers for held in worker._held.values()),
+            "waiting": sum(len(held.waiting or ()) for worker in workers for held in worker._held.values()),
             "outboxes": sum(len(link.outbox) for link in (*clients, *workers)),
             "farewells": len(self._broker._farewells),
         }

@@ -6,7 +6,7 @@ has, so that rows which are only read stand behind those that are sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -93,6 +93,14 @@ class Dialect:
             KeyError: the dialect can't say it.
         """
         return self._encoders[route][type(message)](message)
+
+    def decoder(self, route: Route) -> Decode:
+        """Return what `decode` calls for messages of this route."""
+        return self._decoders[route]
+
+    def encoders(self, route: Route) -> Mapping[type[Message], Write]:
+        """Return what `encode` calls for messages of this route."""
+        return self._encoders[route]
 
     def can_say(self, route: Route, message: type[Message]) -> bool:
         """Whether there is a form for such a message on this route."""

@@ -102,12 +102,9 @@ class LegacyClient(LegacyPeer):
 
     # ---- in
 
-    def _hear(self, message: m.Message) -> list[Any]:
-        if isinstance(message, m.Request):
-            return self._on_request(message)
-        assert isinstance(message, m.Heartbeat)
-        if message.id:
-            call = self._ids.get(message.id)
+    def _on_heartbeat(self, heartbeat: m.Heartbeat) -> list[Any]:
+        if heartbeat.id:
+            call = self._ids.get(heartbeat.id)
             return [] if call is None else [c.Heartbeat([c.Held(call.id)])]
         if self.dialect.acknowledged:
             self._say_alive()
@@ -148,6 +145,11 @@ class LegacyClient(LegacyPeer):
         """End a request that the machine never hears of."""
         self._fail(c.Error(call.id, code.value, "", message))
         return []
+
+    _hears: ClassVar[dict[type[m.Message], Callable[[Any, Any], list[Any]]]] = {
+        m.Request: _on_request,
+        m.Heartbeat: _on_heartbeat,
+    }
 
     # ---- out
 
@@ -228,16 +230,17 @@ class LegacyClient(LegacyPeer):
     }
 
     def next_batch(self) -> Frames | None:
-        while self.outbox and (reply := self.outbox[0][2]) is not None and self._timers.now >= reply.call.expires:
+        while self.outbox:
+            frames, _, reply = self.outbox[0]
+            if reply is None or self._timers.now < reply.call.expires:
+                return frames
             # Its client has given up, or is about to: what comes now would be an error there, and often the last one.
             self._pop()
-        return super().next_batch()
+        return None
 
-    def _pop(self) -> Reply | None:
-        reply: Reply | None = super()._pop()
-        if reply is not None and not reply.messages:
+    def _taken_out(self, reply: Reply) -> None:
+        if not reply.messages:
             self._timers.cancel(reply.call)
-        return reply
 
     def _left(self, reply: Reply) -> None:
         call = reply.call
@@ -270,4 +273,5 @@ class LegacyClient(LegacyPeer):
         del self._calls[call.id]
         if self.dialect.numbered:
             del self._ids[call.rid]
-        self._count_joined(call, -call.joined_bytes)
+        if call.joined_bytes:
+            self._count_joined(call, -call.joined_bytes)

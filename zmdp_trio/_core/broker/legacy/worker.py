@@ -44,7 +44,7 @@ class Held:
     messages: int
     bytes: int
     #: Replies beyond that, and what they count for.
-    waiting: deque[c.Command] = attrs.field(factory=deque)
+    waiting: deque[c.Command] | None = None
     waiting_bytes: int = 0
     #: Its caller has left: what comes is swallowed, until the worker is through.
     swallowed: bool = False
@@ -94,9 +94,6 @@ class LegacyWorker(LegacyPeer):
         self._held.clear()
 
     # ---- in
-
-    def _hear(self, message: m.Message) -> list[Any]:
-        return self._hears[type(message)](self, message)
 
     def _on_ready(self, ready: m.Ready) -> list[Any]:
         if self._service:
@@ -151,11 +148,12 @@ class LegacyWorker(LegacyPeer):
 
     def _find_held(self, message: m.Partial | m.Final | m.Failure | m.Reject) -> Held | None:
         """Return the request that a reply is for; None if that is over."""
-        self._expect_ready()
         name = message.id if self.dialect.numbered else message.client
         held = self._held.get(int(name)) if name.isdigit() and len(name) < _DIGITS else None
-        if held is None and not self.dialect.numbered:
-            raise ProtocolError("a reply to no request")
+        if held is None:
+            self._expect_ready()
+            if not self.dialect.numbered:
+                raise ProtocolError("a reply to no request")
         return held
 
     def _on_partial(self, partial: m.Partial) -> list[Any]:
@@ -207,6 +205,7 @@ class LegacyWorker(LegacyPeer):
         """Let the machine have a reply, if its caller has given credit; else keep it, in its turn."""
         if not held.waiting and held.may_pass(command):
             return self._release_reply(held, command)
+        held.waiting = held.waiting or deque()
         held.waiting.append(command)
         self._count(held, COMMAND_BYTES + weight(command))
         if held.waiting_bytes <= self._settings.legacy_buffer and self._ledger.bytes <= self._settings.broker_memory:
@@ -249,8 +248,9 @@ class LegacyWorker(LegacyPeer):
 
     def _release(self, held: Held) -> None:
         """Let go of what waits for a caller."""
-        self._count(held, -held.waiting_bytes)
-        held.waiting.clear()
+        if held.waiting:
+            self._count(held, -held.waiting_bytes)
+            held.waiting = None
 
     def _count(self, held: Held, size: int) -> None:
         held.waiting_bytes += size
@@ -279,7 +279,7 @@ class LegacyWorker(LegacyPeer):
         held = self._held.get(cancel.id)
         if held is None:
             return
-        through = bool(held.waiting) and type(held.waiting[-1]) is not c.Partial
+        through = bool(held.waiting and type(held.waiting[-1]) is not c.Partial)
         self._swallow(held)
         if through:
             self._find(*self._end(held, _cancelled(held)))
