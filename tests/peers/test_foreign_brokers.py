@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import trio
 from processes import PATIENCE, Outcome, Stage
+from services import count, echo
 
-from zmdp_trio import Client, Code, Final, RequestError, ServiceError, open_client, open_worker, service
+from zmdp_trio import Client, Code, RequestError, ServiceError, open_client, open_worker, service
 
 Protocol = Literal["pigato", "majortomo"]
 #: Who has a broker, and what its dialect is called here.
 PROTOCOLS: list[tuple[str, Protocol]] = [("PIGATO", "pigato"), ("majortomo", "majortomo")]
 ON_EACH = pytest.mark.parametrize(("peer", "protocol"), PROTOCOLS)
-
-
-@service("echo")
-async def echo(payload: Any) -> Any:
-    return payload
-
-
-@service("count")
-async def count(n: int) -> AsyncIterator[Any]:
-    for i in range(n):
-        yield i
-    yield Final(n)
 
 
 @service("fail")

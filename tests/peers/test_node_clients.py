@@ -6,30 +6,18 @@ import signal
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from processes import PATIENCE, Caller, Outcome, Stage
+from services import count, echo
 
-from zmdp_trio import Broker, Code, Final, Request, ServiceError, Worker, open_broker, open_worker, service
+from zmdp_trio import Broker, Code, Request, ServiceError, Worker, open_broker, open_worker, service
 
 #: Seconds between heartbeats, here and there.
 HEARTBEAT = 0.4
 #: Milliseconds after which a client gives up: more than a busy machine takes for what has to come before that.
 TIMEOUT = 1000
-
-
-@service("echo")
-async def echo(payload: Any) -> Any:
-    return payload
-
-
-@service("count")
-async def count(n: int) -> AsyncIterator[Any]:
-    for i in range(n):
-        yield i
-    yield Final(n)
 
 
 @service("fail")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from typing import Any
 
 import trio
 from processes import PATIENCE, Outcome, Stage
+from services import echo
 
 from zmdp_trio import open_broker, open_client, open_worker, service
 
@@ -40,11 +40,6 @@ async def ticks() -> AsyncIterator[int]:
         yield number
         number += 1
         await trio.sleep(INTERVAL)
-
-
-@service("echo")
-async def echo(payload: Any) -> Any:
-    return payload
 
 
 async def test_they_last(stage: Stage) -> None:
