@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 import trio
 
-from .._chance import chance
+from .._chance import Backoff
 from .._core.dialler import Dialler
 from .._core.uplink import Lane, Uplink
 from .._log import plain
@@ -21,8 +21,8 @@ from .pump import Engine, Outbox, clock, transport_options
 
 logger = logging.getLogger("zmdp_trio.engine")
 
-#: Seconds before a lost broker is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times this.  The
-#: workers of a broker that is back must be there before it gives up the wait for a service to appear, a second.
+#: Seconds before a lost broker is dialled again, at first and at most.  The workers of a broker that is back must be
+#: there before it gives up the wait for a service to appear, a second.
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 0.6
 
@@ -155,7 +155,7 @@ class DialEngine(Engine):
         self._update_uplinks()
 
     async def _dial_again_and_again(self, lane: Lane) -> None:
-        delay = FIRST_DELAY
+        backoff = Backoff(FIRST_DELAY, LAST_DELAY)
         while True:
             try:
                 if lane.name not in self._connections:
@@ -166,10 +166,8 @@ class DialEngine(Engine):
                 since = clock()
                 await self._serve_connection(self._connections[lane.name])
                 if clock() - since > LAST_DELAY:
-                    delay = FIRST_DELAY
-            # Jitter, so that the peers of a restarted broker don't all come at once.
-            await trio.sleep(delay * chance().uniform(0.5, 1.5))
-            delay = min(2 * delay, LAST_DELAY)
+                    backoff.reset()
+            await backoff.pause()
 
     def _ports(self) -> list[Port]:
         return [connection.port for connection in self._connections.values()]

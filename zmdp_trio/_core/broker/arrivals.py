@@ -33,13 +33,12 @@ class LegacyArrivals(Dispatcher):
     #: The dialects that are understood, by name; None for all.
     protocols: Collection[str] | None
     protocol_errors: int
+    #: Peers that came when there was no room.
+    turned_away: int
     _peers: dict[bytes, Session]
     _sessions: dict[Any, Session]
     #: What was last said to workers that were dismissed, by peer, while it may not have left.
     _farewells: dict[bytes, LegacyPeer]
-
-    #: Peers that came when there was no room.
-    turned_away: int
 
     @abstractmethod
     def receive(self, peer: bytes, frames: Sequence[Frame], *, now: float) -> None:
@@ -109,7 +108,7 @@ class LegacyArrivals(Dispatcher):
         """
         dialects = [each for each in detect(peer, frames) if self.protocols is None or each.name in self.protocols]
         if not dialects:
-            raise ProtocolError(self._only)
+            raise ProtocolError(self._what_is_spoken)
         if not self._has_room():
             self.turned_away += 1
             self._note_dropped(peer, None, f"{self.settings.broker_sessions:,} peers are here")
@@ -132,7 +131,7 @@ class LegacyArrivals(Dispatcher):
         return session
 
     @property
-    def _only(self) -> str:
+    def _what_is_spoken(self) -> str:
         return f"this broker is set to speak {', '.join(sorted(self.protocols or ()))} alone"
 
     def _obey(self, due: Due, now: float) -> None:

@@ -208,7 +208,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
             if not isinstance(hello, c.Hello):
                 raise ProtocolError("greet first")
             if self.protocols is not None and zmdp1.NAME not in self.protocols:
-                raise ProtocolError(self._only)
+                raise ProtocolError(self._what_is_spoken)
             if hello.version != c.VERSION:
                 raise ProtocolError(f"version {hello.version} is not supported, this broker speaks {c.VERSION}")
             if not 16 <= len(hello.session) <= c.MAX_NAME or len(hello.name.encode()) > c.MAX_NAME:
