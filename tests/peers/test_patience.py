@@ -1,7 +1,7 @@
 """What takes its time, all at once.
 
-Here with heartbeats in a hurry, so that 6 s are more than any limit on them; `make peers-soak` takes two minutes, with the
-heartbeats that all have by default, and 30 s of silence.
+Here with heartbeats in a hurry, so that 6 s are more than any limit on them; `make peers-soak` takes two minutes, with
+the heartbeats that all have by default, and 30 s of silence.
 """
 
 from __future__ import annotations
