@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import trio
 
-from ._chance import chance
+from ._chance import Backoff
 from ._core import bodies
 from ._engine import transport_options
 from ._errors import Code, ProtocolError, ServiceError
@@ -19,8 +19,7 @@ from ._transport import DIALLED, Connected, EndpointError, Lost, Port, dial
 from ._wire import reqrep
 from ._wire.frames import Frame, Frames
 
-#: Seconds before a server that can't be had is dialled again, at first and at most; each is drawn from 0.5 to 1.5 times
-#: this.
+#: Seconds before a server that can't be had is dialled again, at first and at most.
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 0.6
 
@@ -169,16 +168,14 @@ class _Server:
             ServiceError: UNAVAILABLE, the server can't be reached.
         """
         reason = "no answer"
-        delay = FIRST_DELAY
+        backoff = Backoff(FIRST_DELAY, LAST_DELAY)
         with trio.move_on_after(self._connect_within):
             while True:
                 try:
                     return await self._try_to_connect()
                 except (_Gone, EndpointError) as error:
                     reason = str(error)
-                # Jitter, so that not all come at once to a server that is back.
-                await trio.sleep(delay * chance().uniform(0.5, 1.5))
-                delay = min(2 * delay, LAST_DELAY)
+                await backoff.pause()
         raise self._unavailable(f"can't be reached: {reason}")
 
     async def _try_to_connect(self) -> _Line:

@@ -13,9 +13,9 @@ from typing import Any, Final, NoReturn
 import attrs
 import trio
 
-from ._chance import chance
+from ._chance import Backoff, jittered
 
-#: Seconds before a look-up that failed is tried again, at first and at most; each is drawn from 0.5 to 1.5 times this.
+#: Seconds before a look-up that failed is tried again, at first and at most.
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 2.0
 #: Seconds from a doubt to the next look-up, at first.  Twice as long each time, until something has changed: whoever is
@@ -76,23 +76,23 @@ class Resolver:
 
     async def run(self) -> NoReturn:
         """Look the name up until cancelled."""
-        delay, patience = FIRST_DELAY, PATIENCE
+        backoff, patience = Backoff(FIRST_DELAY, LAST_DELAY), PATIENCE
         while True:
             self._doubt = trio.Event()
             try:
                 found = await self._name.look_up()
             except OSError as error:
                 self._note(self, str(error))
-                await trio.sleep(delay * chance().uniform(0.5, 1.5))
-                delay = min(2 * delay, LAST_DELAY)
+                await backoff.pause()
                 continue
             if found != self.endpoints:
                 patience = PATIENCE
-            delay, self.endpoints = FIRST_DELAY, found
+            backoff.reset()
+            self.endpoints = found
             self._note(self, None)
             with trio.move_on_after(self._interval):
                 await self._doubt.wait()
-                await trio.sleep(patience * chance().uniform(0.5, 1.5))
+                await trio.sleep(jittered(patience))
                 patience *= 2
 
 

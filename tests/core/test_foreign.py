@@ -12,7 +12,7 @@ from stage import BROKER, session_id, start, started
 
 from zmdp_trio._core.client import ClientMachine
 from zmdp_trio._core.dialler import Dialler
-from zmdp_trio._core.foreign import PROTOCOLS, protocol_of
+from zmdp_trio._core.foreign import protocol_of
 from zmdp_trio._core.foreign.lane import ForeignLane
 from zmdp_trio._core.uplink import Identity
 from zmdp_trio._core.worker import WorkerEvent, WorkerMachine
@@ -21,6 +21,7 @@ from zmdp_trio._settings import DEFAULTS
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire.majordomo import DIALECTS, Route
 from zmdp_trio._wire.majordomo import messages as m
+from zmdp_trio._wire.protocols import PROTOCOLS
 
 FOREIGN = [name for name in PROTOCOLS if name != "zmdp/1"]
 SERVICE = "echo"

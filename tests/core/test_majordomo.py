@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import attrs
 import msgspec
 import pytest
 from golden import DETECTION, MALFORMED, REFUSED, VECTORS, First, Vector
@@ -16,6 +17,7 @@ from zmdp_trio._errors import ProtocolError
 from zmdp_trio._wire.majordomo import DIALECTS, MDP01, MDP02, OMDP, PIGATO, Dialect, Route, detect, is_worker
 from zmdp_trio._wire.majordomo import messages as m
 from zmdp_trio._wire.majordomo.rows import MAX_NAME, MAX_SERVICE, Row
+from zmdp_trio._wire.protocols import PROTOCOLS, dialect_names
 
 SENT = [vector for vector in VECTORS if vector.sent]
 EVERY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=list(DIALECTS))
@@ -28,6 +30,36 @@ def plain(message: m.Message) -> dict[str, Any]:
         for name, value in msgspec.structs.asdict(message).items()
     }
     return {"": type(message).__name__, **fields}
+
+
+# ---- what they can say
+
+#: Of a dialect's facts, those that hold.
+FACTS = {
+    "mdp/0.1": set[str](),
+    "mdp/0.2": {"partials"},
+    "mdp/0.2+empty": {"partials"},
+    "majortomo": {"partials"},
+    "omdp": {"numbered", "partials", "failures", "json", "client_beats", "request_beats"},
+    "pigato": {
+        *("numbered", "partials", "failures", "json", "client_beats", "request_beats"),
+        *("concurrent", "acknowledged", "options"),
+    },
+}
+
+
+@EVERY_DIALECT
+def test_the_rows_tell_what_peers_can_do(dialect: Dialect) -> None:
+    facts = attrs.asdict(dialect, filter=lambda field, value: type(value) is bool, recurse=False)
+    assert {name for name, holds in facts.items() if holds} == FACTS[dialect.name]
+    assert facts.keys() == FACTS["pigato"]
+
+
+def test_a_protocol_comprises_its_variants() -> None:
+    assert dialect_names(["mdp/0.2"]) == {"mdp/0.2", "mdp/0.2+empty"}
+    assert dialect_names(PROTOCOLS) == {"zmdp/1", *DIALECTS}
+    with pytest.raises(ValueError, match=r"'mdp/0.2\+empty' is no protocol"):
+        dialect_names(["mdp/0.2+empty"])
 
 
 # ---- frames and messages

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from zmdp_trio._transport import Lost, Options, PeerGone, listen
-from zmdp_trio._wire.majordomo import DIALECTS, Route
+from zmdp_trio._wire.majordomo import DIALECTS, Route, is_worker
 from zmdp_trio._wire.majordomo import messages as m
 
 HEARTBEAT = 2.5
@@ -115,15 +115,12 @@ class ForeignBroker:
         self._news = trio.Event()
 
     def _read(self, peer: bytes, frames: list[Any]) -> None:
-        is_worker = bytes(frames[1] if not frames[0] else frames[0])[:1] == b"W" or b"MDPW" in bytes(
-            frames[1] if not frames[0] else frames[0]
-        )
-        route = Route.WORKER_TO_BROKER if is_worker else Route.CLIENT_TO_BROKER
-        message = self.dialect.decode(route, frames)
+        from_worker = is_worker(frames)
+        message = self.dialect.decode(Route.WORKER_TO_BROKER if from_worker else Route.CLIENT_TO_BROKER, frames)
         self.heard.append((peer, message))
         if self.deaf:
             return
-        if is_worker:
+        if from_worker:
             self._from_worker(peer, message)
         else:
             self._from_client(peer, message)

@@ -10,8 +10,18 @@ import pytest
 import trio
 from cluster import Probe, until
 
-from zmdp_trio import Code, Final, Reject, RequestError, ServiceError, open_broker, open_client, open_worker, service
-from zmdp_trio._core.foreign import PROTOCOLS
+from zmdp_trio import (
+    PROTOCOLS,
+    Code,
+    Final,
+    Reject,
+    RequestError,
+    ServiceError,
+    open_broker,
+    open_client,
+    open_worker,
+    service,
+)
 from zmdp_trio.testing._leftovers import leftovers
 
 BROKER = "memory://own"

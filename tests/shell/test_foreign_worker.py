@@ -22,7 +22,7 @@ from zmdp_trio import (
     serve_worker,
     service,
 )
-from zmdp_trio._core.foreign import worker as foreign_worker
+from zmdp_trio._core.foreign.posts import IDLE
 from zmdp_trio._wire.majordomo import messages as m
 
 MDP = ["mdp/0.1", "mdp/0.2", "majortomo"]
@@ -126,7 +126,7 @@ async def test_lanes_come_with_the_work_and_go_when_it_has_gone(protocol: str, a
         assert len(broker.hands) > 20
         for _ in range(30):
             await client.request("job")
-            await trio.sleep(3 * foreign_worker.IDLE / 30)
+            await trio.sleep(3 * IDLE / 30)
         assert len(broker.hands) <= 2, "one for what there is to do, and one more"
         assert sum(len(hand.busy) for hand in broker.hands.values()) == 0
 

@@ -10,11 +10,6 @@ import pytest
 from cluster import echo
 
 from zmdp_trio import PROTOCOLS, BrokerLost, DeadlineExceeded, open_broker, open_client, open_worker
-from zmdp_trio._core.foreign import PROTOCOLS as FOREIGN
-
-
-def test_clients_and_brokers_know_the_same_protocols() -> None:
-    assert tuple(FOREIGN) == PROTOCOLS
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -15,6 +15,7 @@ import msgspec
 from .._errors import Code
 from .._wire import commands as c
 from .._wire.frames import UNREADABLE, Frame
+from .._wire.majordomo import Dialect
 
 #: Sent in place of a partial reply of nothing: null, or an empty frame, ends a Node client's stream, or the client.
 STAND_IN: Final = b"{}"
@@ -33,6 +34,26 @@ _write_msgpack = msgspec.msgpack.Encoder().encode
 _read_json = msgspec.json.Decoder().decode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _write_json = msgspec.json.Encoder().encode
+
+
+def read(dialect: Dialect, frames: Sequence[Frame]) -> tuple[int, Any]:
+    """Return the content type and the body that a message's body in a dialect stands for.
+
+    Raises:
+        ValueError: the dialect has JSON alone, and it is none.
+    """
+    return from_json(frames[0]) if dialect.json else from_frames(frames)
+
+
+def say(dialect: Dialect, content: int, body: Frame, *, partial: bool = False) -> Sequence[Frame]:
+    """Return a body as a dialect's frames; `partial` if it is a partial reply's.
+
+    Raises:
+        ValueError: it is unreadable, or JSON can't say it.
+    """
+    if not dialect.json:
+        return to_frames(content, body)
+    return ((partial_to_json if partial else to_json)(content, body),)
 
 
 def from_frames(frames: Sequence[Frame]) -> tuple[int, Any]:

@@ -51,10 +51,10 @@ class ClientCommands(Recovery):
     def _service_for(self, session: Session, request: c.Request) -> Service | None:
         """Return a request's service; None if the request was refused before any table heard of it, or of its names."""
         try:
-            self._check_names(request)
             service = self._services.get(request.service)
-            if service is not None and service.offers and request.worker is None:
-                return service
+            if service is not None and service.offers and request.worker is None and request.key is None:
+                return service  # its name was looked at when it was offered
+            self._check_names(request)
             if not is_reserved(request.service):
                 return self._look_for(request)
             self._inform(session, request)

@@ -18,7 +18,7 @@ from ..._errors import (
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..link import Ledger, Link, request_weight, weight
-from .job import JOB_BYTES, Job, JobInput, JobState
+from .job import CANCELLING, DISPATCH, JOB_BYTES, QUEUED, RUNNING, Job, JobInput
 from .keys import Caller, KeyedClient, KeyTable
 from .placement import Placement, in_order
 from .service import Offer, Service
@@ -72,7 +72,7 @@ class Dispatcher(Placement):
             return
         if job.given:
             self._tell_retries(job)
-        job.step(JobInput.DISPATCH)
+        job.step(DISPATCH)
         job.offer = offer
         job.given = True
         service, worker = job.service, offer.session
@@ -163,7 +163,7 @@ class Dispatcher(Placement):
         offer, service = job.offer, job.service
         assert offer is not None
         del offer.session.held[job.id]
-        if job.state is JobState.RUNNING:
+        if job.state is RUNNING:
             service.running -= 1
         else:
             service.cancelling -= 1
@@ -172,7 +172,7 @@ class Dispatcher(Placement):
         return offer
 
     def _end(self, job: Job, event: JobInput) -> None:
-        if job.state is not JobState.CANCELLING:
+        if job.state is not CANCELLING:
             del job.client.requests[job.client_id]
         job.step(event)
         self._let_go(job)
@@ -212,7 +212,7 @@ class Dispatcher(Placement):
             elif not last:
                 self._share_deadline(job.entry, now)
             return
-        if job.state is JobState.QUEUED:
+        if job.state is QUEUED:
             self._timers.cancel(job)
             job.service.dequeue(job)
             job.service.counters.cancelled += 1
@@ -230,7 +230,7 @@ class Dispatcher(Placement):
 
     def _move_deadline(self, job: Job, deadline: float) -> None:
         job.deadline = deadline
-        if job.state is JobState.QUEUED:
+        if job.state is QUEUED:
             self._timers.set(job, min(deadline, job.appear))
 
     def _forward_time_left(self, job: Job, left: float) -> None:
@@ -275,7 +275,7 @@ class Dispatcher(Placement):
         """A worker is gone for good: its jobs run again where they may, and are lost where not."""
         self._remove_offers(session, now, lost=lost)
         for job in list(session.held.values()):
-            cancelling = job.state is JobState.CANCELLING
+            cancelling = job.state is CANCELLING
             self._withdraw(job)
             if cancelling:
                 job.service.counters.cancelled += 1
@@ -322,7 +322,7 @@ class Dispatcher(Placement):
     def _rejected(self, job: Job, now: float) -> None:
         """A worker would not run a job: ask one that has not been asked, or tell the caller."""
         offer = self._withdraw(job)
-        if job.state is JobState.CANCELLING:
+        if job.state is CANCELLING:
             job.service.counters.cancelled += 1
             self._end(job, JobInput.FAIL)
         elif job.request is None:

@@ -10,7 +10,7 @@ from ..._wire import commands as c
 from ..link import weight
 from ..shared import is_reserved
 from .dispatcher import Dispatcher
-from .job import Job, JobInput, JobState
+from .job import REPLY, RUNNING, Job, JobInput
 from .keys import KeyedClient
 from .legacy import GiveUp
 from .routing import MAX_VERSIONS
@@ -41,7 +41,7 @@ class WorkerCommands(Dispatcher):
         job.messages -= 1
         job.bytes -= size
         job.partials += 1
-        if job.state is JobState.RUNNING:
+        if job.state is RUNNING:
             if size > job.client.limits.message:
                 self._tell(job, self._unwelcome(job.client, size))
                 self._leave(job, now)
@@ -62,11 +62,11 @@ class WorkerCommands(Dispatcher):
         if job is None:
             self.late_replies += 1
             return
-        if job.state is JobState.RUNNING:
+        if job.state is RUNNING:
             self._reply(job, final)
         else:
             job.service.counters.cancelled += 1
-        self._settle(job, JobInput.REPLY, now)
+        self._settle(job, REPLY, now)
 
     def _reply(self, job: Job, final: c.Final) -> None:
         size = len(final.body)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ class WorkerCommands(Dispatcher):
             self._again(job, now)
             self._feed(offer, now)
             return
-        if job.state is not JobState.RUNNING:
+        if job.state is not RUNNING:
             counters.cancelled += 1
         elif too_early:
             counters.failed += 1
@@ -117,7 +117,7 @@ class WorkerCommands(Dispatcher):
 
         Such an outcome is not remembered: who had come a moment later would have had it run anew, and so has this one.
         """
-        if error.reason != DeadlineExceeded.reason or job.state is not JobState.RUNNING or job.partials:
+        if error.reason != DeadlineExceeded.reason or job.state is not RUNNING or job.partials:
             return False
         return isinstance(job.client, KeyedClient) and job.client.joined and now < job.deadline
 
@@ -134,7 +134,7 @@ class WorkerCommands(Dispatcher):
     def _on_give_up(self, session: Session, command: GiveUp, now: float) -> None:
         """A request ends for its caller, though its worker goes on."""
         job = session.held.get(command.error.id)
-        if job is not None and job.state is JobState.RUNNING:
+        if job is not None and job.state is RUNNING:
             self._pass_on(job, command.error)
             self._leave(job, now)
 
@@ -150,14 +150,14 @@ class WorkerCommands(Dispatcher):
     def _on_worker_heartbeat(self, session: Session, heartbeat: c.Heartbeat, now: float) -> None:
         for held in heartbeat.held:
             job = session.held.get(held.id)
-            if job is not None and job.state is JobState.RUNNING:
+            if job is not None and job.state is RUNNING:
                 job.client.link.put_heartbeat(job.client_id)
 
     def _beat_requests(self, session: Session) -> None:
         """Tell a worker that takes silence for having left who still waits, for callers that don't do so themselves."""
         if session.is_worker and session.link.request_beats:
             for job in session.held.values():
-                if job.state is JobState.RUNNING and not job.owner.link.request_beats:
+                if job.state is RUNNING and not job.owner.link.request_beats:
                     session.link.put_heartbeat(job.id)
 
     def _on_slots(self, session: Session, command: c.Slots, now: float) -> None:

@@ -13,6 +13,7 @@ from ..._errors import Code, InvalidArgument, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire.majordomo import DIALECTS, Dialect
+from ..._wire.protocols import PROTOCOLS, unknown
 from .. import bodies
 from ..protocol import ZMDP1, Protocol
 from ..uplink import Identity, Uplink, Wiring
@@ -38,12 +39,11 @@ class Foreign(Protocol):
         return ForeignUplink(link, identity, settings)
 
     def prepare(self, request: c.Request) -> None:
-        picks, has_options = self._dialect.concurrent, self._dialect.concurrent
         if request.key is not None:
             raise self._unimplemented(request, "key")
-        if request.worker is not None and not picks:
+        if request.worker is not None and not self._dialect.options:
             raise self._unimplemented(request, "worker")
-        if request.headers and not (has_options and request.headers.keys() == {OPTIONS}):
+        if request.headers and not (self._dialect.options and request.headers.keys() == {OPTIONS}):
             raise self._unimplemented(request, "headers")
         assert request.body is not None
         try:
@@ -64,21 +64,18 @@ class Foreign(Protocol):
         return RequestError(message, code=Code.UNIMPLEMENTED, service=request.service)
 
 
-#: Every protocol, by the name that users give.
-PROTOCOLS: Final[dict[str, Protocol]] = {
-    each.name: each
-    for each in (ZMDP1, *(Foreign(dialect) for dialect in DIALECTS.values()))
-    if "+" not in each.name  # one that is only ever answered in kind
+_PROTOCOLS: Final[dict[str, Protocol]] = {
+    name: Foreign(DIALECTS[name]) if name in DIALECTS else ZMDP1 for name in PROTOCOLS
 }
 
 
 def protocol_of(name: str) -> Protocol:
-    """Return the protocol of a name.
+    """Return the protocol that users give this name.
 
     Raises:
         ValueError: there is none.
     """
     try:
-        return PROTOCOLS[name]
+        return _PROTOCOLS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {name!r}") from None
+        raise unknown(name) from None

@@ -276,7 +276,7 @@ class ClientLink(ForeignLink):
         if message.service and message.service != ask.request.service:
             raise ProtocolError(f"a reply of {message.service[:80]!r} to a request for {ask.request.service[:80]!r}")
         try:
-            content, body = bodies.from_json(message.body[0]) if self.dialect.json else bodies.from_frames(message.body)
+            content, body = bodies.read(self.dialect, message.body)
         except ValueError:
             # Whoever reads it is told that it can't be read.
             content, body = c.Content.JSON, message.body[0]

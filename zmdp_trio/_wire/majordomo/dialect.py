@@ -1,4 +1,4 @@
-"""A dialect: a table of rows, from which its decoders and encoders are made, and what its peers can do.
+"""A dialect: a table of rows, from which follow its decoders and encoders, and what its peers can do.
 
 Among the rows of one route that frames fit, the first one counts.  For sending it is the first whose names the message
 has, so that rows which are only read stand behind those that are sent.
@@ -6,13 +6,14 @@ has, so that rows which are only read stand behind those that are sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import attrs
 
 from ..._errors import ProtocolError
 from ..frames import Frame, Frames
+from . import messages as m
 from .messages import Message
 from .rows import Read, Route, Row, Write
 
@@ -20,6 +21,16 @@ Decode = Callable[[Sequence[Frame]], Message]
 
 #: Frames, at the beginning of a message, that are shown in an error's text.
 _SHOWN: Final = 6
+
+
+def _fact(route: Route, message: type[Message], cell: str = "") -> Any:
+    """Return a field that tells whether there is a row for such a message, with such a cell."""
+
+    def told(dialect: Dialect) -> bool:
+        rows = (row for row in dialect.rows if row.route is route and row.message is message)
+        return any(not cell or cell in row.cells for row in rows)
+
+    return attrs.field(init=False, default=attrs.Factory(told, takes_self=True))
 
 
 @attrs.frozen(eq=False)
@@ -34,23 +45,25 @@ class Dialect:
         partials: there are partial replies.
         failures: there are error replies.
         json: a body is one frame of JSON; else any frames.
-        concurrent: a worker may have several requests at once.
+        concurrent: a worker may have several requests at once, and beats to say how many.
         client_beats: clients beat, so that silence tells that one is gone.
         request_beats: clients beat for each request, and workers take silence for having left.
         acknowledged: the broker answers READY and HEARTBEAT.
+        options: workers are told the options of a request.
     """
 
     name: str
     rows: tuple[Row, ...] = attrs.field(repr=False)
     variant_of: str = ""
-    numbered: bool = False
-    partials: bool = True
-    failures: bool = False
-    json: bool = False
-    concurrent: bool = False
-    client_beats: bool = False
-    request_beats: bool = False
-    acknowledged: bool = False
+    numbered: bool = _fact(Route.CLIENT_TO_BROKER, m.Request, "id")
+    partials: bool = _fact(Route.BROKER_TO_CLIENT, m.Partial)
+    failures: bool = _fact(Route.BROKER_TO_CLIENT, m.Failure)
+    json: bool = _fact(Route.CLIENT_TO_BROKER, m.Request, "body")
+    concurrent: bool = _fact(Route.WORKER_TO_BROKER, m.Heartbeat, "options?")
+    client_beats: bool = _fact(Route.CLIENT_TO_BROKER, m.Heartbeat)
+    request_beats: bool = _fact(Route.BROKER_TO_WORKER, m.Heartbeat, "id")
+    acknowledged: bool = _fact(Route.BROKER_TO_WORKER, m.Ready)
+    options: bool = _fact(Route.BROKER_TO_WORKER, m.Request, "options?")
     _decoders: dict[Route, Decode] = attrs.field(factory=dict, init=False, repr=False)
     _encoders: dict[Route, dict[type[Message], Write]] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -80,6 +93,14 @@ class Dialect:
             KeyError: the dialect can't say it.
         """
         return self._encoders[route][type(message)](message)
+
+    def decoder(self, route: Route) -> Decode:
+        """Return what `decode` calls for messages of this route."""
+        return self._decoders[route]
+
+    def encoders(self, route: Route) -> Mapping[type[Message], Write]:
+        """Return what `encode` calls for messages of this route."""
+        return self._encoders[route]
 
     def can_say(self, route: Route, message: type[Message]) -> bool:
         """Whether there is a form for such a message on this route."""

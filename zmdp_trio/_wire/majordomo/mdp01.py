@@ -35,5 +35,4 @@ MDP01: Final = Dialect(
         Row(Route.WORKER_TO_BROKER, Disconnect, (E, W, b"\x05")),
         Row(Route.BROKER_TO_WORKER, Disconnect, (E, W, b"\x05")),
     ),
-    partials=False,
 )

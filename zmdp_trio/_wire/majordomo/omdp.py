@@ -43,9 +43,4 @@ OMDP: Final = Dialect(
         Row(Route.WORKER_TO_BROKER, Disconnect, (W, b"5")),
         Row(Route.BROKER_TO_WORKER, Disconnect, (W, b"5")),
     ),
-    numbered=True,
-    failures=True,
-    json=True,
-    client_beats=True,
-    request_beats=True,
 )

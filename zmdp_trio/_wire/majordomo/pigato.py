@@ -47,11 +47,4 @@ PIGATO: Final = Dialect(
         Row(Route.WORKER_TO_BROKER, Disconnect, (W, b"5")),
         Row(Route.BROKER_TO_WORKER, Disconnect, (W, b"5")),
     ),
-    numbered=True,
-    failures=True,
-    json=True,
-    concurrent=True,
-    client_beats=True,
-    request_beats=True,
-    acknowledged=True,
 )

@@ -103,12 +103,9 @@ class LegacyClient(LegacyPeer):
 
     # ---- in
 
-    def _hear(self, message: m.Message) -> list[Any]:
-        if isinstance(message, m.Request):
-            return self._on_request(message)
-        assert isinstance(message, m.Heartbeat)
-        if message.id:
-            call = self._ids.get(message.id)
+    def _on_heartbeat(self, heartbeat: m.Heartbeat) -> list[Any]:
+        if heartbeat.id:
+            call = self._ids.get(heartbeat.id)
             return [] if call is None else [c.Heartbeat([c.Held(call.id)])]
         if self.dialect.acknowledged:
             self._say_alive()
@@ -127,7 +124,7 @@ class LegacyClient(LegacyPeer):
             message = "`persist`: this broker keeps requests in memory, and promises nothing else"
             return self._refuse(call, Code.UNIMPLEMENTED, message)
         try:
-            content, body = self._body(request)
+            content, body = bodies.read(self.dialect, request.body)
         except ValueError as error:
             return self._refuse(call, Code.INVALID_ARGUMENT, f"the payload: {error}")
         credit = self._settings.credit_messages, self._settings.credit_bytes
@@ -150,10 +147,10 @@ class LegacyClient(LegacyPeer):
         self._fail(c.Error(call.id, code.value, "", message))
         return []
 
-    def _body(self, request: m.Request) -> tuple[int, Any]:
-        if self.dialect.json:
-            return bodies.from_json(request.body[0])
-        return bodies.from_frames(request.body)
+    _hears: ClassVar[dict[type[m.Message], Callable[[Any, Any], list[Any]]]] = {
+        m.Request: _on_request,
+        m.Heartbeat: _on_heartbeat,
+    }
 
     # ---- out
 
@@ -173,11 +170,8 @@ class LegacyClient(LegacyPeer):
         self.say(m.Partial(body, service=call.service, id=call.rid), Reply(call, 1, size))
 
     def _say_body(self, reply: c.Partial | c.Final, *, partial: bool = False) -> Sequence[Frame]:
-        content, body = reply.content, reply.body
-        assert body is not None
-        if not self.dialect.json:
-            return bodies.to_frames(content, body)
-        return (bodies.partial_to_json(content, body) if partial else bodies.to_json(content, body),)
+        assert reply.body is not None
+        return bodies.say(self.dialect, reply.content, reply.body, partial=partial)
 
     def _join(self, call: Call, partial: c.Partial) -> None:
         """Keep a partial reply for the one reply that the dialect has; its worker may go on."""
@@ -237,16 +231,17 @@ class LegacyClient(LegacyPeer):
     }
 
     def next_batch(self) -> Frames | None:
-        while self.outbox and (reply := self.outbox[0][2]) is not None and self._timers.now >= reply.call.expires:
+        while self.outbox:
+            frames, _, reply = self.outbox[0]
+            if reply is None or self._timers.now < reply.call.expires:
+                return frames
             # Its client has given up, or is about to: what comes now would be an error there, and often the last one.
             self._pop()
-        return super().next_batch()
+        return None
 
-    def _pop(self) -> Reply | None:
-        reply: Reply | None = super()._pop()
-        if reply is not None and not reply.messages:
+    def _taken_out(self, reply: Reply) -> None:
+        if not reply.messages:
             self._timers.cancel(reply.call)
-        return reply
 
     def _left(self, reply: Reply) -> None:
         call = reply.call
@@ -279,4 +274,5 @@ class LegacyClient(LegacyPeer):
         del self._calls[call.id]
         if self.dialect.numbered:
             del self._ids[call.rid]
-        self._count_joined(call, -call.joined_bytes)
+        if call.joined_bytes:
+            self._count_joined(call, -call.joined_bytes)

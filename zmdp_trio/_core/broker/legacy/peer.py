@@ -44,6 +44,8 @@ class Due(ABC):
 class LegacyPeer(Due):
     """The two directions of a session with a peer that speaks an older dialect."""
 
+    #: What each message that comes stands for, as commands.  These raise ProtocolError for what is not to be expected.
+    _hears: ClassVar[dict[type[m.Message], Callable[[Any, Any], list[Any]]]] = {}
     #: How to say each command of the machine; what is not listed, the dialects have no words for.
     _says: ClassVar[dict[type[c.Command], Callable[[Any, Any], None]]] = {}
     is_worker: ClassVar[bool]
@@ -65,7 +67,7 @@ class LegacyPeer(Due):
         """Make the link of a peer; of several dialects that it may speak the first counts until it is known."""
         self._identity = identity
         self._dialects = dialects
-        self.dialect = dialects[0]
+        self._speak(dialects[0])
         self._dirty = dirty
         self._timers = timers
         self._settings = settings
@@ -91,16 +93,9 @@ class LegacyPeer(Due):
         """
         if self._ambiguous:
             self._settle_on(detect(self._identity, frames))
-        commands = self._hear(self.dialect.decode(self._route_in, frames))
+        message = self._decode(frames)
+        commands = self._hears[type(message)](self, message)
         return [*self._take_found(), *commands] if self._found else commands
-
-    @abstractmethod
-    def _hear(self, message: m.Message) -> list[Any]:
-        """Return the commands that a message stands for.
-
-        Raises:
-            ProtocolError: it is not to be expected.
-        """
 
     def due(self, now: float) -> Sequence[Any]:
         return self._take_found()
@@ -114,14 +109,17 @@ class LegacyPeer(Due):
         found, self._found = self._found, []
         return found
 
-    @property
-    def _ambiguous(self) -> bool:
-        """What came so far may be of several dialects."""
-        return len(self._dialects) > 1
-
     def _settle_on(self, dialects: Sequence[Dialect]) -> None:
         self._dialects = [each for each in self._dialects if each in dialects] or self._dialects[:1]
-        self.dialect = self._dialects[0]
+        self._speak(self._dialects[0])
+
+    def _speak(self, dialect: Dialect) -> None:
+        """Take a dialect for the peer's; what each message needs of it is kept at hand."""
+        self.dialect = dialect
+        self._decode = dialect.decoder(self._route_in)
+        self._encoders = dialect.encoders(self._route_out)
+        #: What came so far may be of several dialects.
+        self._ambiguous = len(self._dialects) > 1
 
     def disowns(self, frames: Sequence[Frame]) -> bool:
         """Whether a message is another peer's, who came to this one's connection: of another dialect, or role.
@@ -147,7 +145,7 @@ class LegacyPeer(Due):
 
     def say(self, message: m.Message, told: Any = None) -> None:
         """Queue a message; `told` is given to `_left` when it has left."""
-        frames = self.dialect.encode(self._route_out, message)
+        frames = self._encoders[type(message)](message)
         size = COMMAND_BYTES + sum(map(len, frames))
         self.outbox.append((frames, size, told))
         self.outbox_bytes += size
@@ -180,7 +178,12 @@ class LegacyPeer(Due):
         _, size, told = self.outbox.popleft()
         self.outbox_bytes -= size
         self._outbox_ledger.bytes -= size
+        if told is not None:
+            self._taken_out(told)
         return told
+
+    def _taken_out(self, told: Any) -> None:
+        """A message that was to be told of is in the outbox no more, whether it has left or not."""
 
     def _left(self, told: Any) -> None:
         """A message that was to be told of has left."""

@@ -10,7 +10,6 @@ import attrs
 
 from ...._errors import Code, Overloaded, ProtocolError
 from ...._wire import commands as c
-from ...._wire.frames import Frame
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies
@@ -46,7 +45,7 @@ class Held:
     messages: int
     bytes: int
     #: Replies beyond that, and what they count for.
-    waiting: deque[c.Command] = attrs.field(factory=deque)
+    waiting: deque[c.Command] | None = None
     waiting_bytes: int = 0
     #: Its caller has left: what comes is swallowed, until the worker is through.
     swallowed: bool = False
@@ -96,9 +95,6 @@ class LegacyWorker(LegacyPeer):
         self._held.clear()
 
     # ---- in
-
-    def _hear(self, message: m.Message) -> list[Any]:
-        return self._hears[type(message)](self, message)
 
     def _on_ready(self, ready: m.Ready) -> list[Any]:
         if self._service:
@@ -153,11 +149,12 @@ class LegacyWorker(LegacyPeer):
 
     def _find_held(self, message: m.Partial | m.Final | m.Failure | m.Reject) -> Held | None:
         """Return the request that a reply is for; None if that is over."""
-        self._expect_ready()
         name = message.id if self.dialect.numbered else message.client
         held = self._held.get(int(name)) if name.isdigit() and len(name) < _DIGITS else None
-        if held is None and not self.dialect.numbered:
-            raise ProtocolError("a reply to no request")
+        if held is None:
+            self._expect_ready()
+            if not self.dialect.numbered:
+                raise ProtocolError("a reply to no request")
         return held
 
     def _on_partial(self, partial: m.Partial) -> list[Any]:
@@ -167,7 +164,7 @@ class LegacyWorker(LegacyPeer):
         if held.swallowed:
             return []
         try:
-            content, body = self._body(partial.body)
+            content, body = bodies.read(self.dialect, partial.body)
         except ValueError as error:
             self._swallow(held)
             return [GiveUp(_unreadable(held, error))]
@@ -178,13 +175,10 @@ class LegacyWorker(LegacyPeer):
         if held is None:
             return [_LATE]
         try:
-            content, body = self._body(final.body)
+            content, body = bodies.read(self.dialect, final.body)
         except ValueError as error:
             return self._pass_on(held, _unreadable(held, error))
         return self._pass_on(held, c.Final(held.id, content, body))
-
-    def _body(self, frames: Sequence[Frame]) -> tuple[int, Any]:
-        return bodies.from_json(frames[0]) if self.dialect.json else bodies.from_frames(frames)
 
     def _on_failure(self, failure: m.Failure) -> list[Any]:
         held = self._find_held(failure)
@@ -212,6 +206,7 @@ class LegacyWorker(LegacyPeer):
         """Let the machine have a reply, if its caller has given credit; else keep it, in its turn."""
         if not held.waiting and held.may_pass(command):
             return self._release_reply(held, command)
+        held.waiting = held.waiting or deque()
         held.waiting.append(command)
         self._count(held, COMMAND_BYTES + weight(command))
         if held.waiting_bytes <= self._settings.legacy_buffer and self._ledger.bytes <= self._settings.broker_memory:
@@ -254,8 +249,9 @@ class LegacyWorker(LegacyPeer):
 
     def _release(self, held: Held) -> None:
         """Let go of what waits for a caller."""
-        self._count(held, -held.waiting_bytes)
-        held.waiting.clear()
+        if held.waiting:
+            self._count(held, -held.waiting_bytes)
+            held.waiting = None
 
     def _count(self, held: Held, size: int) -> None:
         held.waiting_bytes += size
@@ -268,28 +264,23 @@ class LegacyWorker(LegacyPeer):
         id = b"%d" % request.id
         client = request.peer.encode() if self.dialect.numbered and request.peer else id
         held = self._held[request.id] = Held(request.id, client, request.messages, request.bytes)
+        assert request.body is not None
         try:
-            body = self._say_body(request)
+            body = bodies.say(self.dialect, request.content, request.body)
         except ValueError as error:
             message = f"the payload: {error}, and its worker speaks {self.dialect.name}"
             self._find(*self._end(held, c.Error(request.id, Code.INVALID_ARGUMENT.value, "", message)))
             return
-        told = options.for_worker(request) if self.dialect.concurrent else b""
+        told = options.for_worker(request) if self.dialect.options else b""
         self._given = True
         self.say(m.Request(body, service=request.asked or request.service, id=id, client=client, options=told))
-
-    def _say_body(self, request: c.Request) -> Sequence[Frame]:
-        assert request.body is not None
-        if self.dialect.json:
-            return (bodies.to_json(request.content, request.body),)
-        return bodies.to_frames(request.content, request.body)
 
     def _cancel(self, cancel: c.Cancel) -> None:
         """There is no word for it: what the worker still says is swallowed."""
         held = self._held.get(cancel.id)
         if held is None:
             return
-        through = bool(held.waiting) and type(held.waiting[-1]) is not c.Partial
+        through = bool(held.waiting and type(held.waiting[-1]) is not c.Partial)
         self._swallow(held)
         if through:
             self._find(*self._end(held, _cancelled(held)))
