@@ -34,7 +34,7 @@ def _count(_: Any, attribute: attrs.Attribute[int], value: int) -> None:
 
 def _switch(_: Any, attribute: attrs.Attribute[bool], value: bool) -> None:
     if not isinstance(value, bool | int) or value not in (0, 1):
-        raise ValueError(f"{attribute.name} must be True or False, not {value!r}")
+        raise ValueError(f"{attribute.name} must be 1 or 0, not {value!r}")
 
 
 def _of(who: str, unit: str = "") -> dict[str, str]:

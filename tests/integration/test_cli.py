@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pytest
+import zmq
 from forked import HERE, ROOT, Forked, command, fork, run_forked, snippet
 
 from zmdp_trio import PROTOCOLS
 from zmdp_trio.cli._options import Setting
+from zmdp_trio.cli._values import as_record
 
 #: Seconds that a command may take, and the broker and worker that all tests share.
 LIMIT, WHOLE = 60, 900
@@ -49,6 +51,10 @@ def nap():
     print("asleep", flush=True)
     threading.Event().wait()
 
+@service("frames")
+async def frames():
+    return [b"one", b"\\xff"]
+
 calls = []
 
 @service("tally")
@@ -67,6 +73,9 @@ from cli_handlers import echo
 
 threading.Thread(target=threading.Event().wait).start()
 """
+
+
+BASE64 = b"zmdp: the reply holds bytes, shown as base64; --json says which\n"
 
 
 class Cluster(NamedTuple):
@@ -154,6 +163,75 @@ def test_help_tells_of_every_command_and_exit_code(tmp_path: Path) -> None:
         assert word in text
 
 
+@pytest.mark.parametrize("arguments", [["call", "echo"], ["call", "--json", "echo"], ["stream", "echo"]])
+def test_closed_output_is_noticed_before_the_call(tmp_path: Path, arguments: list[str]) -> None:
+    done = _run_in_shell(tmp_path, arguments, ">&-")
+    assert (done.returncode, done.stderr) == (1, b"zmdp: standard output is closed\n")
+
+
+def test_closed_input_is_no_payload(tmp_path: Path) -> None:
+    done = _run_in_shell(tmp_path, ["call", "echo", "-"], "<&-")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"zmdp: can't read the payload from standard input: it is closed\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("verb", ["call", "stream"])
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["count", "2"], 1, b"can't write to standard output: No space left on device\n"),
+        (["--json", "count", "2"], 1, b"can't write to standard output: No space left on device\n"),
+        (["--json", "nobody"], 4, b"NOT_FOUND: "),
+    ],
+)
+def test_full_output_is_a_line_and_a_status(
+    cluster: Cluster, verb: str, arguments: list[str], status: int, words: bytes
+) -> None:
+    done = _run_in_shell(cluster.folder, [verb, *arguments, "--connect", cluster.endpoint], ">/dev/full")
+    assert b"Traceback" not in done.stderr
+    # A stream's final reply, which is no output, may stand above.
+    assert done.stderr.splitlines(keepends=True)[-1].startswith(b"zmdp: " + words)
+    assert done.returncode == status
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["broker", "--bind", "tcp://127.0.0.1:*"]])
+def test_full_output_of_other_commands(tmp_path: Path, arguments: list[str]) -> None:
+    done = _run_in_shell(tmp_path, arguments, ">/dev/full")
+    assert done.returncode == 1
+    assert b"No space left on device\n" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def _run_in_shell(cwd: Path, arguments: list[str], redirection: str) -> subprocess.CompletedProcess[bytes]:
+    """Run `zmdp` with one of its streams as a shell makes it."""
+    words = [sys.executable, "-m", "zmdp_trio", *arguments]
+    command = {**_arguments(cwd), "args": ["sh", "-c", f'"$@" {redirection}', "sh", *words]}
+    return subprocess.run(**command, capture_output=True, timeout=LIMIT)
+
+
+INTERRUPTED = """
+import os, signal, sys
+import zmdp_command
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+zmdp_command.main()
+"""
+
+
+@pytest.mark.parametrize("module", ["zmdp_trio", "trio", "zmdp_trio.cli._commands", "zmdp_trio.cli._options"])
+def test_ctrl_c_while_the_command_is_imported(tmp_path: Path, module: str) -> None:
+    command = {**_arguments(tmp_path), "args": [sys.executable, "-c", INTERRUPTED, module]}
+    done = subprocess.run(**command, capture_output=True, timeout=LIMIT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_help_imports_nothing_that_only_a_subcommand_needs(tmp_path: Path) -> None:
     code = "import sys, zmdp_trio.cli._commands as c; c.run(['--help']); print(*sorted(sys.modules))"
     command = {**_arguments(tmp_path), "args": [sys.executable, "-c", code]}
@@ -192,7 +270,6 @@ def test_the_library_logs_nothing_to_stderr(tmp_path: Path, command: str) -> Non
         (["echo", "--json", "--raw", "hi"], b"", b'{"reply":"aGk=","encoding":"base64"}\n'),
         (["echo", "--json", "1"], b"", b'{"reply":1}\n'),
         (["headers", "--header", "a=b=c", "--header", "x="], b"", b'{"a":"b=c","x":""}\n'),
-        (["odd"], b"", b'{"1":"Ynl0ZXM=","nested":[null]}\n'),
         (["steps"], b"", b'"done"\n'),
     ],
 )
@@ -200,6 +277,40 @@ def test_call(cluster: Cluster, arguments: list[str], stdin: bytes, reply: bytes
     (cluster.folder / "payload.json").write_text('{"from": "a file"}')
     done = ask(cluster, "call", *arguments, stdin=stdin)
     assert (done.returncode, done.stdout, done.stderr) == (0, reply, b"")
+
+
+@pytest.mark.parametrize("protocol", ["mdp/0.1", "mdp/0.2"])
+def test_the_frames_of_a_reply_are_known_for_bytes(cluster: Cluster, tmp_path: Path, protocol: str) -> None:
+    (tmp_path / "words.py").write_text(WORDS)
+    with start_worker(tmp_path, "words:frames", cluster.endpoint, protocol=protocol):
+        there = ("frames", "--protocol", protocol)
+        done = ask(cluster, "call", "--json", *there)
+        assert done.stdout == b'{"reply":["b25l","/w=="],"encoding":"base64"}\n'
+        done = ask(cluster, "call", *there)
+        assert (done.stdout, done.stderr) == (b'["b25l","/w=="]\n', BASE64)
+        done = ask(cluster, "stream", *there)
+        assert done.stderr == b'final reply: ["b25l","/w=="] (bytes as base64)\n'
+
+
+def test_bytes_within_a_reply_are_announced(cluster: Cluster) -> None:
+    done = ask(cluster, "call", "odd")
+    assert (done.stdout, done.stderr) == (b'{"1":"Ynl0ZXM=","nested":[null]}\n', BASE64)
+    assert json.loads(ask(cluster, "call", "--json", "odd").stdout)["encoding"] == {"/1": "base64"}
+
+
+@pytest.mark.parametrize(
+    ("value", "encoding"),
+    [
+        (b"x", "base64"),
+        ([b"x", b"y"], "base64"),
+        ([b"x", "eA=="], {"/0": "base64"}),
+        ({"a/b": [0, {"~": bytearray(b"x")}], 7: (b"y",)}, {"/a~1b/1/~0": "base64", "/7/0": "base64"}),
+        ([], None),
+        (["eA=="], None),
+    ],
+)
+def test_a_record_says_what_is_base64(value: object, encoding: object) -> None:
+    assert as_record("reply", value).get("encoding") == encoding
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -322,6 +433,7 @@ def test_no_broker(lonely: Forked) -> None:
         (["broker", "--set", "queue_requests=0"], ["queue_requests must be a whole number, 1 or more, not 0"]),
         (["broker", "--set", "queue_requests=inf"], ["'inf' is not a whole number"]),
         (["broker", "--set", "broker_memory=2GB"], ["broker_memory: '2GB'", "KiB, MiB, or GiB"]),
+        (["broker", "--set", "mdp_errors=2"], ["mdp_errors: '2' is not 1 or true, nor 0 or false"]),
         (["broker", "--set", "heartbeat=often"], ["heartbeat: 'often' is not a number of seconds"]),
         (["broker", "--set", "heartbeat=inf"], ["heartbeat must be seconds, 0.01 or more and finite"]),
         (["broker", "--set", "concurrency=1"], ["concurrency is a setting of workers: not used here"]),
@@ -371,6 +483,10 @@ def test_wrong_use(tmp_path: Path, arguments: list[str], words: list[str]) -> No
         ("queue_requests=10_000", 10_000),
         ("resume=0.5", 0.5),
         ("key_window=inf", math.inf),
+        ("mdp_errors=0", False),
+        ("mdp_errors=False", False),
+        ("mdp_errors=1", True),
+        ("mdp_errors=true", True),
     ],
 )
 def test_a_setting_is_read_as_what_it_counts(text: str, value: float) -> None:
@@ -399,6 +515,29 @@ def test_several_brokers_in_the_environment(cluster: Cluster, tmp_path: Path) ->
     with start(HERE, "worker", "cli_handlers:chosen", "--json", ZMDP_BROKER=brokers) as worker:
         said = json.loads(line_with(worker.stdout, "services"))
     assert said["brokers"] == [absent[0], cluster.endpoint, absent[1]]
+
+
+@pytest.fixture(scope="module")
+def mute() -> Iterator[str]:
+    """A broker that does not answer what it does not understand."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 0
+        yield f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+
+def test_a_broker_of_another_protocol_is_not_taken_for_none(mute: str, tmp_path: Path) -> None:
+    with (
+        start(tmp_path, "broker", "--bind", "tcp://127.0.0.1:*", "--protocol", "pigato") as broker,
+        start(tmp_path, "call", "echo", "--connect", mute) as unanswered,
+        start(HERE, "worker", "cli_handlers", "--connect", mute) as worker,
+    ):
+        endpoint = line_with(broker.stdout, "listening").split()[-1]
+        refused = run(tmp_path, "call", "echo", "--connect", endpoint)
+        assert unanswered.wait(LIMIT) == refused.returncode == 8
+        for errors in (refused.stderr, unanswered.stderr.read()):
+            assert b"name it with --protocol)" in errors
+            assert b"Start one" not in errors
+        line_with(worker.stderr, "connected, but not answered as by a broker that speaks zmdp/1")
 
 
 def test_a_key_and_a_worker_can_be_named(cluster: Cluster, tmp_path: Path) -> None:

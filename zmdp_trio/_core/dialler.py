@@ -36,6 +36,7 @@ class Dialler(ABC):
         self.protocol_errors = 0
         self._timers: Timers[Any] = Timers()
         self._wiring = Wiring(self._timers)
+        self._unanswered: list[Uplink] = []
         self._next_beat = math.inf
         #: What time it was when something last came or was due.
         self._now = 0.0
@@ -143,6 +144,8 @@ class Dialler(ABC):
             self._next_beat = now + self.settings.heartbeat
             for uplink in self.uplinks.values():
                 uplink.beat(now, busy=self._holds(uplink))
+                if uplink.unanswered:
+                    self._unanswered.append(uplink)
                 self._handle_found(uplink, now)
         for key in self._timers.pop_due(now):
             if isinstance(key, Due):
@@ -172,6 +175,10 @@ class Dialler(ABC):
     def take_unusable(self) -> list[Lane]:
         """Return the lanes whose connections are of no more use, and forget them."""
         return _take(self._wiring.unusable)
+
+    def take_unanswered(self) -> list[Uplink]:
+        """Return the uplinks that are connected, and still wait for the answer to their greetings; and forget them."""
+        return _take(self._unanswered)
 
     # ---- for the machines
 

@@ -21,6 +21,9 @@ from .._wire.frames import Frame
 from .link import Link
 from .timers import Timers
 
+#: Why somebody who is there is of no use.
+UNANSWERED: Final = "connected, but not answered as by a broker that speaks zmdp/1"
+
 
 class State(enum.IntEnum):
     """Where an uplink is."""
@@ -173,6 +176,7 @@ class Uplink(Lane):
         self.retiring = False
         self._identity = identity
         self._settings = settings
+        self._connected_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Uplink {self.endpoint} {self.state.name}>"
@@ -204,6 +208,11 @@ class Uplink(Lane):
     def up(self) -> bool:
         """Commands put now leave at once."""
         return self.state is State.UP
+
+    @property
+    def unanswered(self) -> bool:
+        """It is connected, and was not answered within a heartbeat interval."""
+        return self.state is State.GREETING and self.reason == UNANSWERED
 
     @property
     def wanted(self) -> bool:
@@ -267,6 +276,7 @@ class Uplink(Lane):
 
     def joined(self, lane: Lane, now: float) -> None:
         """One of the lanes is connected, and the uplink is no longer DOWN."""
+        self._connected_at = now
 
     def survives(self, lane: Lane, reason: str, now: float) -> bool:
         """One of the lanes has lost its connection, or got none: tell whether there are others."""
@@ -316,6 +326,8 @@ class Uplink(Lane):
     def beat(self, now: float, *, busy: bool) -> None:
         """Say what is due after a heartbeat interval: nothing at all, on an idle session."""
         if self.state is State.GREETING:
+            if now >= self._connected_at + self._settings.heartbeat:
+                self.reason = UNANSWERED
             self._greet()
         elif self.state is State.UP:
             self.link.beat(busy=busy)

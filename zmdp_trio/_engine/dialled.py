@@ -201,6 +201,8 @@ class DialEngine(Engine):
         for lane in self._dialler.take_unusable():
             if lane.name in self._connections:
                 self._drop(self._connections[lane.name], lane.reason, now)
+        for uplink in self._dialler.take_unanswered():
+            self._log_loss(uplink, uplink.reason, now)
         return anything
 
     def _retire(self) -> bool:
@@ -234,7 +236,8 @@ class DialEngine(Engine):
             self._lost_at[endpoint] = now
         if self._logged.get(endpoint) != reason:
             self._logged[endpoint] = reason
-            level = logging.WARNING if uplink.unwelcome else logging.INFO if uplink.broker else self._log_level
+            vain = uplink.unwelcome or uplink.unanswered
+            level = logging.WARNING if vain else logging.INFO if uplink.broker else self._log_level
             logger.log(level, "%s at %s: %s", name, endpoint, plain(reason))
         if now - self._lost_at.get(endpoint, now) > self._resume:
             del self._lost_at[endpoint]

@@ -17,18 +17,34 @@ def main() -> NoReturn:
     try:
         from ._commands import run
 
+        _let_interrupts_be_caught()
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
         _ignore_signals()
         status = 130
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise
         sys.exit(f"zmdp: the command needs {error.name}, which is not installed: pip install 'zmdp-trio[cli]'")
+    _let_go_of_output()
     sys.exit(status)
+
+
+def _let_go_of_output() -> None:
+    """Drop what can't be written: the interpreter would try again as it ends, complain, and change the status."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _let_interrupts_be_caught() -> None:
+    """Have Ctrl-C raise again: until now it may have ended the process at once."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _ignore_signals() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import click
 import trio
@@ -14,10 +14,12 @@ from zmdp_trio import Client, open_client
 from ._failures import explain
 from ._output import Output
 from ._signals import with_signals
-from ._values import as_record, read_payload, to_json
+from ._values import as_record, holds_bytes, read_payload, to_json
 
 Options = dict[str, Any]
 _Work = Callable[[Client, Any, Output], Awaitable[None]]
+
+_BASE64: Final = "zmdp: the reply holds bytes, shown as base64; --json says which"
 
 
 def run_call(options: Options) -> int:
@@ -31,6 +33,8 @@ def run_call(options: Options) -> int:
         on_partial = _note_partial if options["partials"] else None
         reply = await client.request(options["service"], payload, **_limits(options), on_partial=on_partial)
         await output.write(_shown("reply", reply, options["json"], pretty=sys.stdout.isatty()))
+        if _needs_note(reply, options["json"]):
+            click.echo(_BASE64, err=True)
 
     return _run(options, work)
 
@@ -44,8 +48,12 @@ def run_stream(options: Options) -> int:
 
     async def work(client: Client, payload: Any, output: Output) -> None:
         async with client.stream(options["service"], payload, **_limits(options)) as stream:
+            noted = False
             async for chunk in stream:
                 await output.write(_shown("partial", chunk, options["json"]))
+                if not noted and _needs_note(chunk, options["json"]):
+                    noted = True
+                    click.echo(_BASE64, err=True)
         if options["json"]:
             await output.write(_shown("final", stream.final, True))
         elif stream.final is not None:
@@ -62,9 +70,14 @@ def _run(options: Options, work: _Work) -> int:
         failure = explain(error, options["endpoints"])
         if failure is None:
             raise
-        if not options["json"]:
+        if not options["json"] or sys.stdout is None:
             raise failure from error
-        click.echo(to_json({"error": failure.record()}))
+        try:
+            click.echo(to_json({"error": failure.record()}))
+        except BrokenPipeError:
+            raise
+        except OSError:  # then on standard error, like that of which it tells
+            raise failure from error
         return failure.status
     return 128 + signum if signum else 0
 
@@ -99,8 +112,15 @@ def _shown(name: str, value: Any, json: bool, *, pretty: bool = False) -> bytes:
     return to_json(value, pretty=pretty) + b"\n"
 
 
+def _needs_note(value: Any, json: bool) -> bool:
+    """Tell whether JSON hides bytes, and nothing beside it says so."""
+    return not json and not isinstance(value, bytes | bytearray | memoryview) and holds_bytes(value)
+
+
 def _readable(value: Any) -> str:
-    return f"{len(value):,} bytes" if isinstance(value, bytes | bytearray | memoryview) else to_json(value).decode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value):,} bytes"
+    return to_json(value).decode() + (" (bytes as base64)" if holds_bytes(value) else "")
 
 
 def _note_partial(value: Any) -> None:

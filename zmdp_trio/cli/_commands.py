@@ -10,7 +10,7 @@ import click
 
 from zmdp_trio import PROTOCOLS, Settings
 
-from ._failures import Failure, exit_codes_help, usage
+from ._failures import Failure, exit_codes_help, not_written, usage
 from ._options import (
     MAX_RETRY,
     Endpoint,
@@ -43,6 +43,12 @@ def run(arguments: list[str]) -> int:
     except Failure as failure:
         click.echo(f"zmdp: {failure.line()}", err=True)
         return failure.status
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of --help and --version: commands explain their own
+        unwritten = not_written(error)
+        click.echo(f"zmdp: {unwritten.line()}", err=True)
+        return unwritten.status
     return status if isinstance(status, int) else 0
 
 
@@ -178,7 +184,10 @@ def worker(
 @zmdp.command()
 @request_options(timeout=60.0)
 @click.option("--partials", is_flag=True, help="Show partial replies on standard error as they come.")
-@as_json('Print {"reply": ...} or {"error": {...}}; bytes as base64, with "encoding": "base64".')
+@as_json(
+    'Print {"reply": ...} or {"error": {...}}; bytes, and a list of bytes, as base64, with "encoding": "base64"; of '
+    'bytes elsewhere "encoding" says where they are, as in {"/name/0": "base64"}.'
+)
 def call(**options: Any) -> int:
     """Call SERVICE and print its final reply.
 
@@ -197,7 +206,10 @@ def call(**options: Any) -> int:
 
 @zmdp.command()
 @request_options(timeout=None)
-@as_json('Print a line for each reply: {"partial": ...}, at last {"final": ...} or {"error": {...}}.')
+@as_json(
+    'Print a line for each reply: {"partial": ...}, at last {"final": ...} or {"error": {...}}; bytes as in "zmdp call '
+    '--json".'
+)
 def stream(**options: Any) -> int:
     """Call SERVICE and print each partial reply as soon as it comes.
 

@@ -32,6 +32,10 @@ EXIT_CODES: Final[dict[str, tuple[int, str]]] = {
 _RESTARTED: Final = ("the broker was restarted", "was lost with the broker")
 _LOST_IN_RESTART: Final = "the request may have run; --retry 1 lets it run again"
 
+#: What is said of a broker that is there, and speaks something else.
+_OTHERWISE: Final = ("not answered as by a broker that speaks", "this broker is set to speak")
+_NAME_IT: Final = "if another protocol is spoken there, name it with --protocol"
+
 #: What to do about an error, by the name of its class, or else of its code.
 _HINTS: Final = {
     "ServiceNotFound": "is its worker running? Start one with: zmdp worker MODULE",
@@ -82,6 +86,11 @@ def usage(message: str, hint: str | None = None) -> Failure:
     return Failure(message, "USAGE", hint=hint)
 
 
+def not_written(error: OSError) -> Failure:
+    """Make the failure for output that the other end does not take."""
+    return Failure(f"can't write to standard output: {error.strerror}")
+
+
 def explain(error: BaseException, brokers: Sequence[str] = ()) -> Failure | None:
     """Turn an error that is to be expected into a `Failure`; None for one that is a bug.
 
@@ -114,8 +123,7 @@ def _explain(error: BaseException, brokers: Sequence[str]) -> Failure | None:
     if isinstance(error, RequestError):
         hint = _hint(error, error.code.name)
         if isinstance(error, BrokerLost) and hint:
-            restarted = any(words in error.message for words in _RESTARTED)
-            hint = _LOST_IN_RESTART if restarted else _where_to_start(hint, brokers)
+            hint = _about_brokers(error.message, hint, brokers)
         return Failure(error.message, error.code.name, error.details, hint, error.service)
     if isinstance(error, EndpointError):
         return usage(str(error))
@@ -130,7 +138,11 @@ def exit_codes_help() -> str:
     return "\b\nExit codes:\n" + "\n".join(rows)
 
 
-def _where_to_start(hint: str, brokers: Sequence[str]) -> str | None:
+def _about_brokers(message: str, hint: str, brokers: Sequence[str]) -> str | None:
+    if any(words in message for words in _RESTARTED):
+        return _LOST_IN_RESTART
+    if any(words in message for words in _OTHERWISE):
+        return _NAME_IT
     return hint.format(brokers=" or ".join(brokers), broker=brokers[0]) if brokers else None
 
 

@@ -129,6 +129,7 @@ class Header(_HeaderType):
 
 _ROLES: Final = {"b": "brokers", "w": "workers", "c": "clients", "g": "gateways"}
 _SIZE: Final = re.compile(r"(\d+)(KiB|MiB|GiB)")
+_SWITCH: Final = {"1": True, "true": True, "0": False, "false": False}
 _FACTORS: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -180,6 +181,8 @@ class Setting(_SettingType):
 
 def _number(field: attrs.Attribute[Any], text: str) -> float:
     """Read a number of what the setting counts; its range is not looked at."""
+    if isinstance(field.default, bool):
+        return _switch(field.name, text)
     size = _SIZE.fullmatch(text) if field.metadata["unit"] == "bytes" else None
     if size:
         return int(size[1]) * _FACTORS[size[2]]
@@ -191,6 +194,13 @@ def _number(field: attrs.Attribute[Any], text: str) -> float:
         else:
             wanted = "a number of seconds" if isinstance(field.default, float) else "a whole number"
         raise ValueError(f"{field.name}: {text!r} is not {wanted}") from None
+
+
+def _switch(name: str, text: str) -> bool:
+    try:
+        return _SWITCH[text.lower()]
+    except KeyError:
+        raise ValueError(f"{name}: {text!r} is not 1 or true, nor 0 or false") from None
 
 
 def settings(roles: str, **options: str) -> Callable[[_Function], _Function]:

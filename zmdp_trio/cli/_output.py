@@ -15,6 +15,8 @@ from typing import Final
 
 import trio
 
+from ._failures import Failure, not_written
+
 _BEHIND: Final = 2**20
 #: Seconds between two looks at whether the reader of our pipe is still there.
 _LOOK: Final = 0.1
@@ -25,9 +27,14 @@ class Output:
 
     Attributes:
         scope: for the work whose output it is: cancelled when nobody reads that any more.
+
+    Raises:
+        Failure: there is none.
     """
 
     def __init__(self) -> None:
+        if sys.stdout is None:
+            raise Failure("standard output is closed")
         sys.stdout.flush()
         self.scope = trio.CancelScope()
         self._fd = sys.stdout.fileno()
@@ -37,15 +44,15 @@ class Output:
         self._wanted = trio.Event()
         self._written = trio.Event()
         self._ending = False
+        self._failure: Exception | None = None
 
     async def run(self, body: Callable[[], Awaitable[None]]) -> None:
         """Run `body`, which writes, and wait until all is written, also when it failed.
 
         Raises:
             Exception: what `body` raised, not in a group.
-            OSError: writing failed; not because the reader went away, that is no error.
+            Failure: writing failed; not because the reader went away, that is no error.
         """
-        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             async with trio.open_nursery() as writing:
@@ -53,12 +60,12 @@ class Output:
                 try:
                     await body()
                 except Exception as error:
-                    failure = error
+                    self._failure = self._failure or error
                 self._ending = True
                 self._wanted.set()
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        if self._failure is not None:
+            raise self._failure
 
     async def write(self, data: bytes) -> None:
         """Take some bytes; wait while the reader is far behind."""
@@ -86,6 +93,9 @@ class Output:
         try:
             await trio.to_thread.run_sync(self._write_all, batch, abandon_on_cancel=True)
         except BrokenPipeError:
+            self.drop()
+        except OSError as error:
+            self._failure = not_written(error)
             self.drop()
         self._written.set()
         self._written = trio.Event()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,38 @@ def to_json(value: Any, *, pretty: bool = False) -> bytes:
 
 
 def as_record(name: str, value: Any) -> dict[str, Any]:
-    """Make one line of --json output; `encoding` tells bytes from a string that only looks like base64."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return {name: base64.b64encode(value).decode(), "encoding": "base64"}
-    return {name: value}
+    """Make one line of --json output; `encoding` tells bytes from a string that only looks like base64.
+
+    It is "base64" where the value is bytes, or a list of nothing else, as the frames of a message are.  Where there are
+    bytes elsewhere, it is an object: for each of them a JSON Pointer (RFC 6901) into the value, and "base64".
+    """
+    if not holds_bytes(value):
+        return {name: value}
+    if _is_bytes(value) or (isinstance(value, list | tuple) and all(map(_is_bytes, value))):
+        return {name: value, "encoding": "base64"}
+    value = _string_keys(value)
+    return {name: value, "encoding": dict.fromkeys(_pointers(value), "base64")}
+
+
+def holds_bytes(value: Any) -> bool:
+    """Tell whether there are bytes within a value, which JSON shows as text."""
+    return any(True for _ in _pointers(value))
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, bytes | bytearray | memoryview)
+
+
+def _pointers(value: Any, at: str = "") -> Iterator[str]:
+    """Yield where there are bytes, as JSON Pointers."""
+    if _is_bytes(value):
+        yield at
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _pointers(item, f"{at}/{str(key).replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _pointers(item, f"{at}/{index}")
 
 
 def _read(text: str | None, file: str | None) -> tuple[str, bytes]:
@@ -56,6 +84,8 @@ def _read(text: str | None, file: str | None) -> tuple[str, bytes]:
     if file is None:
         return "the payload", os.fsencode(text or "")
     if file == _STDIN:
+        if sys.stdin is None:
+            raise usage("can't read the payload from standard input: it is closed")
         return "standard input", sys.stdin.buffer.read()
     try:
         return file, Path(file).read_bytes()
