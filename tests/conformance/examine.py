@@ -8,17 +8,18 @@ import trio
 from reference import Broker
 
 from zmdp_trio.conformance import Outcome, Report, Target, check_broker
+from zmdp_trio.conformance._run import JOBS
 from zmdp_trio.conformance._verdict import ungrouped
 
 
 async def examine(
-    kind: type[Broker] = Broker, *rfcs: int, only: Collection[str] = (), prefix: str = "conformance."
+    kind: type[Broker] = Broker, *rfcs: int, only: Collection[str] = (), prefix: str = "conformance.", jobs: int = JOBS
 ) -> Report:
     """Check a broker in memory."""
     with ungrouped():
         async with trio.open_nursery() as nursery:
             (endpoint,) = await nursery.start(kind("memory://*", heartbeat=2.5).run)
-            report = await check_broker(Target(endpoint, endpoint, prefix=prefix), rfcs=rfcs, only=only)
+            report = await check_broker(Target(endpoint, endpoint, prefix=prefix), rfcs=rfcs, only=only, jobs=jobs)
             nursery.cancel_scope.cancel()
     return report
 

@@ -16,7 +16,7 @@ async def test_a_broker_that_is_right_passes_all(autojump_clock: object) -> None
     assert ids(report, Outcome.FAIL) == set()
     assert ids(report, Outcome.PASS) == {each.id for each in CHECKS}
     assert report.spoken == [7, 8, 18]
-    assert report.seconds < 30
+    assert report.seconds < 60
 
 
 @pytest.mark.parametrize("mistaken", MISTAKES, ids=lambda kind: kind.__name__)

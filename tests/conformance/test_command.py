@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trio
 from mistakes import RepliesForAnotherService
-from reference import Broker
+from reference import Broker, Message, Version
 
 
 async def run(*arguments: str, broker: type[Broker] | None = Broker) -> subprocess.CompletedProcess[bytes]:
@@ -68,6 +70,44 @@ async def test_wrong_use_and_nobody_there(arguments: list[str], message: bytes) 
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stdout == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [(">&-", b"standard output is closed"), (">/dev/full", b"can't write the report: No space left on device")],
+)
+async def test_no_place_for_the_report(redirection: str, message: bytes) -> None:
+    words = [sys.executable, "-m", "zmdp_trio.conformance", "--rfc", "18", "--only", "*/client/reply"]
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            words += await nursery.start(Broker("tcp://127.0.0.1:*", heartbeat=2.5).run)
+            shell = ["sh", "-c", f'"$@" {redirection}', "sh", *words]
+            result = await trio.run_process(shell, check=False, capture_stderr=True)
+            nursery.cancel_scope.cancel()
+    assert (result.returncode, result.stderr) == (2, b"conformance: " + message + b"\n")
+
+
+async def test_ctrl_c_is_no_verdict() -> None:
+    """It is interrupted once it has asked the broker something."""
+    asked = trio.Event()
+
+    class Listens(Broker):
+        def from_client(self, peer: bytes, version: Version, frames: Message) -> None:
+            asked.set()
+
+    command = [sys.executable, "-m", "zmdp_trio.conformance"]
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            command += await nursery.start(Listens("tcp://127.0.0.1:*", heartbeat=2.5).run)
+            process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            await asked.wait()
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert [chunk async for chunk in process.stdout] == [chunk async for chunk in process.stderr] == []
+            nursery.cancel_scope.cancel()
 
 
 async def test_help_tells_the_exit_status() -> None:

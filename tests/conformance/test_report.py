@@ -42,6 +42,13 @@ class EndsAtTheOtherVersion(Broker):
         self.end()
 
 
+class EndsAtASecondReady(Broker):
+    def on_ready(self, peer: bytes, version: Version, worker: Known | None, rest: Message) -> None:
+        if worker is not None:
+            self.end()
+        super().on_ready(peer, version, worker, rest)
+
+
 class Remembers(Broker):
     """It keeps the names of all services that workers have registered."""
 
@@ -71,7 +78,7 @@ async def test_what_is_not_spoken_is_said_so(
         if each.rfc == other:
             assert each.outcome in (Outcome.NOT_SPOKEN, Outcome.NOT_TESTABLE)
     assert report.count(Outcome.PASS) > 50
-    assert report.seconds < 30
+    assert report.seconds < 60
 
 
 async def test_what_is_not_spoken_fails_if_it_was_asked_for(autojump_clock: object) -> None:
@@ -134,7 +141,31 @@ async def test_a_broker_that_is_ended_by_the_other_version_is_told_from_one_that
     report = await examine(EndsAtTheOtherVersion, 7, 8, only=["[78]/[cm]*", "7/invalid/garbage"])
     assert ids(report, Outcome.FAIL) == {"7/invalid/garbage"}
     assert not report.alive
-    assert "the broker has ended" in "\n".join(lines(report))
+    assert "the broker has ended at 7/invalid/garbage" in list(lines(report))
+
+
+async def test_what_a_broker_was_asked_before_it_ended_counts(autojump_clock: object) -> None:
+    """One check of messages that are none runs at a time, when all others are done."""
+    report = await examine(EndsAtTheOtherVersion, 7, 8)
+    (culprit,) = report.ended_at
+    assert culprit.startswith("7/invalid/")
+    assert ids(report, Outcome.FAIL) == {culprit}
+    assert {name.rpartition("/")[0] for name in ids(report, Outcome.NOT_RUN)} == {"7/invalid"}
+    assert report.count(Outcome.PASS) > 30
+    assert f"the broker has ended at {culprit}" in list(lines(report))
+
+
+async def test_one_of_several_checks_has_ended_the_broker(autojump_clock: object) -> None:
+    report = await examine(EndsAtASecondReady, 18)
+    assert "18/worker/ready-twice" in report.ended_at
+    assert ids(report, Outcome.FAIL) == set(report.ended_at)
+    (last,) = [line for line in lines(report) if line.startswith("the broker has ended")]
+    assert f"at one of {len(report.ended_at)} checks: 18/" in last
+    assert last.endswith("--jobs 1 finds out which")
+    assert "18/client/reply" in ids(report, Outcome.PASS)
+    assert "18/invalid/garbage" in ids(report, Outcome.NOT_RUN)
+    report = await examine(EndsAtASecondReady, 18, jobs=1)
+    assert len(report.ended_at) == 1
 
 
 # ---- how it is told
@@ -168,7 +199,8 @@ async def test_programs_get_json(autojump_clock: object) -> None:
     record = json.loads(to_json(await examine(NeverBeats, only=["7/worker/heartbeats", "7/worker/one-ready"])))
     assert record["spoken"] == [7, 8, 18]
     assert record["alive"] is True
-    assert record["summary"] == {"pass": 0, "fail": 1, "not spoken": 0, "not testable": 1}
+    assert record["summary"] == {"pass": 0, "fail": 1, "not spoken": 0, "not testable": 1, "not run": 0}
+    assert record["ended_at"] == []
     (failure,) = [each for each in record["results"] if each["outcome"] == "fail"]
     assert failure["id"] == "7/worker/heartbeats"
     assert failure["level"] == "MUST"

@@ -198,6 +198,21 @@ def test_the_wait_for_a_connection_has_a_limit_and_says_why() -> None:
     settled(client)
 
 
+def test_somebody_who_is_there_and_does_not_answer_is_told_from_nobody() -> None:
+    stage = Stage(fake=FakeBroker())
+    client = stage.client_machine()
+    uplink = client.uplinks[BROKER]
+    client.connected(uplink, now=0.0)
+    call = start(client)
+    stage.advance(client.settings.heartbeat - 0.001)
+    assert (uplink.reason, client.take_unanswered()) == ("", [])
+    stage.advance(0.001)
+    assert client.take_unanswered() == [uplink]
+    stage.advance(client.settings.connect - client.settings.heartbeat)
+    words = f"({BROKER}: connected, but not answered as by a broker that speaks zmdp/1)"
+    assert words in error_of(call).message
+
+
 @pytest.mark.parametrize(("deadline", "kind", "ends"), [(2.0, DeadlineExceeded, 2.0), (9.0, BrokerLost, 5.0)])
 def test_a_deadline_passes_while_a_call_waits(deadline: float, kind: type, ends: float) -> None:
     stage = Stage(fake=FakeBroker())

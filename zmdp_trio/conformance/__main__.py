@@ -17,7 +17,8 @@ from ._show import show, to_json
 from ._verdict import Unreachable
 
 _EPILOG = """\
-exit status: 0 the broker passes all checks; 1 it fails some; 2 it can't be reached, or wrong use.
+exit status: 0 the broker passes all checks; 1 it fails some; 2 it can't be reached, the report
+can't be written, or wrong use; 130 Ctrl-C.
 The checks use service names of their own, and may run on a broker that is in use; requests that they leave in its
 queues are for services that nobody offers."""
 
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The status to exit with.
     """
     options = _parser().parse_args(arguments)
+    if sys.stdout is None:
+        sys.stderr.write("conformance: standard output is closed\n")
+        return 2
     target = Target(options.endpoint, options.workers or options.endpoint, options.heartbeat, options.service_prefix)
 
     async def check() -> Report:
@@ -45,17 +49,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Unreachable, EndpointError) as error:
         sys.stderr.write(f"conformance: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except BaseException as error:
+        if _interrupted(error):
+            return 130
+        raise
     try:
         if options.json:
             sys.stdout.write(f"{to_json(report)}\n")
         else:
             show(report, sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except OSError as error:
+        # What is left can't be written at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # or whoever read our output has seen enough
+            sys.stderr.write(f"conformance: can't write the report: {error.strerror}\n")
+            return 2
     return int(report.count(Outcome.FAIL) > 0)
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Tell whether this is Ctrl-C, which nurseries put into groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _allow_sockets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -18,6 +19,17 @@ DIALECTS: Final = {7: MDP01, 18: MDP02}
 _SHORT: Final = {7: "mdp01", 18: "mdp02"}
 
 
+class Stage(enum.IntEnum):
+    """When a check runs: the later, the more likely it is that a broker ends of it."""
+
+    #: What any peer might do, side by side.
+    USUAL = 0
+    #: Commands that are valid, and not expected or the last ones, side by side.
+    UNEXPECTED = 1
+    #: Messages that are none, one check at a time.
+    INVALID = 2
+
+
 @attrs.frozen(eq=False)
 class Check:
     """One thing that a broker does or does not.
@@ -30,7 +42,7 @@ class Check:
         clause: what the RFC says.
         body: raises `NotAsSpecified` where the broker fails.
         slow: whether it takes several heartbeat intervals.
-        alone: whether it comes after the others, since it would disturb them at a broker that fails it.
+        stage: when it runs.
     """
 
     id: str
@@ -40,7 +52,7 @@ class Check:
     clause: Clause
     body: Body
     slow: bool = False
-    alone: bool = False
+    stage: Stage = Stage.USUAL
 
     @property
     def text(self) -> str:
@@ -52,7 +64,7 @@ CHECKS: Final[list[Check]] = []
 
 
 def check(
-    name: str, clause: Clause, *, slow: bool = False, alone: bool = False, both: bool = False
+    name: str, clause: Clause, *, slow: bool = False, stage: Stage = Stage.USUAL, both: bool = False
 ) -> Callable[[Body], Body]:
     """Register a check, for each RFC and each dialect that its clause is for; `both` if it takes two dialects."""
 
@@ -62,7 +74,7 @@ def check(
             for spoken, dialect in dialects.items():
                 where = f"8/{_SHORT[spoken]}" if rfc == 8 else f"{rfc}"
                 needs = frozenset(DIALECTS) if both else frozenset((rfc, spoken))
-                CHECKS.append(Check(f"{where}/{name}", rfc, needs, dialect, clause, body, slow, alone))
+                CHECKS.append(Check(f"{where}/{name}", rfc, needs, dialect, clause, body, slow, stage))
         return body
 
     return register

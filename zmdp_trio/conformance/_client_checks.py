@@ -11,7 +11,7 @@ from .._wire.majordomo.messages import Final as FinalReply
 from .._wire.majordomo.messages import Partial
 from . import _clauses as clauses
 from ._bench import LISTEN, Bench
-from ._checks import check
+from ._checks import Stage, check
 from ._peer import Client, Heard, Worker, body_of
 from ._verdict import NotAsSpecified, check_equal
 
@@ -117,8 +117,8 @@ async def client_hears_nothing_after_its_reply(bench: Bench) -> None:
     await client.hear_nothing(LISTEN * bench.heartbeat, "to a client that had its reply")
 
 
-@check("client/second-reply", clauses.AFTER_FINAL)
-@check("client/second-reply", clauses.ONE_REPLY)
+@check("client/second-reply", clauses.AFTER_FINAL, stage=Stage.UNEXPECTED)
+@check("client/second-reply", clauses.ONE_REPLY, stage=Stage.UNEXPECTED)
 async def second_reply_is_kept_from_the_client(bench: Bench) -> None:
     worker, client = await bench.worker(), await bench.call(b"ping")
     request = await worker.request()
@@ -128,7 +128,7 @@ async def second_reply_is_kept_from_the_client(bench: Bench) -> None:
     await client.hear_nothing(1, "to a client that had its reply, as the worker replied twice")
 
 
-@check("client/partial-after-final", clauses.AFTER_FINAL)
+@check("client/partial-after-final", clauses.AFTER_FINAL, stage=Stage.UNEXPECTED)
 async def partial_behind_the_final_is_kept_from_the_client(bench: Bench) -> None:
     worker, client = await bench.worker(), await bench.call(b"ping")
     request = await worker.request()

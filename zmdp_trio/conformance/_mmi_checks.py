@@ -7,7 +7,7 @@ from .._wire.majordomo.messages import Disconnect
 from .._wire.majordomo.messages import Final as FinalReply
 from . import _clauses as clauses
 from ._bench import DEAD, Bench
-from ._checks import check
+from ._checks import Stage, check
 from ._peer import Worker
 from ._verdict import NotAsSpecified, check_equal
 
@@ -47,7 +47,7 @@ async def service_that_is_only_wanted_is_absent(bench: Bench) -> None:
     await _check_status(bench, b"404", "that is asked for and not offered")
 
 
-@check("absent-after-disconnect", clauses.ABSENT)
+@check("absent-after-disconnect", clauses.ABSENT, stage=Stage.UNEXPECTED)
 async def service_that_was_left_is_absent(bench: Bench) -> None:
     worker = await bench.worker()
     worker.leave()
@@ -67,13 +67,13 @@ async def unknown_inquiry_is_not_implemented(bench: Bench) -> None:
     check_equal("the reply", await bench.ask(f"mmi.{bench.service}", b"ping"), [b"501"])
 
 
-@check("reserved", clauses.RESERVED)
+@check("reserved", clauses.RESERVED, stage=Stage.UNEXPECTED)
 async def worker_may_not_register_there(bench: Bench) -> None:
     worker = await _intrude(bench, f"mmi.{bench.service}")
     await worker.expect("DISCONNECT", Disconnect)
 
 
-@check("reserved-directory", clauses.RESERVED)
+@check("reserved-directory", clauses.RESERVED, stage=Stage.UNEXPECTED)
 async def worker_may_not_register_as_the_directory(bench: Bench) -> None:
     worker = await _intrude(bench, DIRECTORY)
     await worker.expect("DISCONNECT", Disconnect)

@@ -18,7 +18,7 @@ from . import _mixed_checks as _mixed_checks
 from . import _mmi_checks as _mmi_checks
 from . import _worker_checks as _worker_checks
 from ._bench import Bench, Target, open_bench
-from ._checks import CHECKS, DIALECTS, Check
+from ._checks import CHECKS, DIALECTS, Check, Stage
 from ._clauses import UNTESTABLE, Level
 from ._mmi_checks import DIRECTORY
 from ._peer import PATIENCE
@@ -44,6 +44,8 @@ class Outcome(enum.Enum):
     NOT_SPOKEN = "not spoken"
     #: No peer of a broker can find out.
     NOT_TESTABLE = "not testable"
+    #: The broker had ended before.
+    NOT_RUN = "not run"
 
 
 @attrs.frozen
@@ -79,6 +81,7 @@ class Report:
         results: by RFC and id.
         seconds: how long it took.
         alive: whether the broker was still there at the end.
+        ended_at: the ids of the checks that were running when the broker ended: one of them has brought that about.
     """
 
     target: Target
@@ -86,6 +89,7 @@ class Report:
     results: Sequence[Result]
     seconds: float
     alive: bool
+    ended_at: Sequence[str] = ()
 
     def count(self, outcome: Outcome, level: Level | None = None) -> int:
         """Count results."""
@@ -121,13 +125,13 @@ async def check_broker(
     chosen = [each for each in CHECKS if each.rfc in (rfcs or RFCS) and _matches(each.id, only)]
     run = _Run(target, [each for each in chosen if each.needs <= assumed], jobs, progress)
     results = await run.all()
-    alive = await _is_alive(target)
+    alive = not run.ended_at and await _is_alive(target)
     for each in chosen:
         if not each.needs <= assumed:
             results.append(_result(each, Outcome.NOT_SPOKEN, _missing(each.needs - assumed)))
     results += (each for each in _untestable(rfcs or RFCS) if _matches(each.id, only))
     results.sort(key=lambda each: (each.rfc, each.id))
-    return Report(target, sorted(spoken), results, trio.current_time() - began, alive)
+    return Report(target, sorted(spoken), results, trio.current_time() - began, alive, run.ended_at)
 
 
 # ---- what it speaks
@@ -195,7 +199,11 @@ async def _hears(bench: Bench, within: float) -> bool:
 
 
 class _Run:
-    """Checks that run side by side, the slow ones first."""
+    """Checks that run side by side, the slow ones first, until all are done or the broker has ended.
+
+    Attributes:
+        ended_at: the ids of the checks that were running when the broker ended.
+    """
 
     def __init__(
         self, target: Target, checks: Sequence[Check], jobs: int, progress: Callable[[int, int], None]
@@ -204,25 +212,52 @@ class _Run:
         self._checks = checks
         self._progress = progress
         self._results: list[Result] = []
-        self._limiter = trio.CapacityLimiter(jobs)
+        self._jobs = jobs
+        self._running: dict[Check, None] = {}
+        self._scope = trio.CancelScope()
+        self.ended_at: list[str] = []
 
     async def all(self) -> list[Result]:
-        """Run them all, those that want to be alone after the others."""
-        together = sorted((each for each in self._checks if not each.alone), key=lambda each: not each.slow)
-        for batch in (together, [each for each in self._checks if each.alone]):
-            with ungrouped():
-                async with trio.open_nursery() as nursery:
-                    for each in batch:
-                        await self._limiter.acquire_on_behalf_of(each)
-                        nursery.start_soon(self._one, each)
-        return self._results
+        """Run them all, stage by stage."""
+        with self._scope:
+            for stage in Stage:
+                batch = sorted((each for each in self._checks if each.stage is stage), key=lambda each: not each.slow)
+                await self._batch(batch, 1 if stage is Stage.INVALID else self._jobs)
+        done = {each.id for each in self._results}
+        left = (each for each in self._checks if each.id not in done)
+        return self._results + [_result(each, Outcome.NOT_RUN, "the broker had ended") for each in left]
 
-    async def _one(self, check: Check) -> None:
+    async def _batch(self, checks: Sequence[Check], jobs: int) -> None:
+        limiter = trio.CapacityLimiter(jobs)
+        with ungrouped():
+            async with trio.open_nursery() as nursery:
+                for each in checks:
+                    await limiter.acquire_on_behalf_of(each)
+                    nursery.start_soon(self._one, each, limiter)
+
+    async def _one(self, check: Check, limiter: trio.CapacityLimiter) -> None:
+        self._running[check] = None
         try:
-            self._results.append(await _judge(self._target, check))
+            result = await _judge(self._target, check)
+            if result.outcome is Outcome.FAIL and not await _is_alive(self._target):
+                self._give_up()
+                return
         finally:
-            self._limiter.release_on_behalf_of(check)
+            del self._running[check]
+            limiter.release_on_behalf_of(check)
+        self._results.append(result)
         self._progress(len(self._results), len(self._checks))
+
+    def _give_up(self) -> None:
+        """The broker has ended: of the checks that are running now, nobody knows what they would have found."""
+        if self.ended_at:
+            return
+        self.ended_at = sorted(each.id for each in self._running)
+        others = len(self._running) - 1
+        seen = "the broker has ended" + (f"; {others} other checks were running" if others else "")
+        self._results += [_result(each, Outcome.FAIL, seen) for each in self._running]
+        self._scope.cancel()
+        self._progress(len(self._checks), len(self._checks))
 
 
 async def _judge(target: Target, check: Check) -> Result:

@@ -12,6 +12,9 @@ import msgspec
 from ._clauses import Level
 from ._run import Outcome, Report, Result
 
+#: Checks that are named when one of so many has ended the broker.
+_SUSPECTS: Final = 8
+
 _STYLES: Final = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.NOT_SPOKEN: "yellow"}
 
 
@@ -22,6 +25,7 @@ def to_json(report: Report) -> str:
         "spoken": list(report.spoken),
         "seconds": round(report.seconds, 3),
         "alive": report.alive,
+        "ended_at": list(report.ended_at),
         "summary": {outcome.value: report.count(outcome) for outcome in Outcome},
         "results": [attrs.asdict(each) for each in report.results],
     }
@@ -56,7 +60,18 @@ def summary(report: Report) -> Iterator[str]:
         if counts:
             yield f"{level.value:<6}  {counts}"
     if not report.alive:
-        yield "the broker has ended, and some checks failed for that; --jobs 1 runs one at a time, --only one alone"
+        yield _last_words(report)
+
+
+def _last_words(report: Report) -> str:
+    """Say when the broker ended."""
+    suspects = report.ended_at
+    if not suspects:
+        return "the broker has ended"
+    if len(suspects) == 1:
+        return f"the broker has ended at {suspects[0]}"
+    shown = [*suspects[:_SUSPECTS], *(["..."] if len(suspects) > _SUSPECTS else [])]
+    return f"the broker has ended at one of {len(suspects)} checks: {', '.join(shown)}; --jobs 1 finds out which"
 
 
 def _remark(result: Result) -> str:

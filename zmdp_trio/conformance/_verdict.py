@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import trio
+
 from .._transport import EndpointError
 from ._frames import describe
 
@@ -34,11 +36,16 @@ def check_equal(what: str, seen: Sequence[bytes], wanted: Sequence[bytes]) -> No
 
 @contextmanager
 def ungrouped() -> Iterator[None]:
-    """Take what a nursery raises out of its group, where it is a verdict and nothing else went wrong."""
+    """Take what a nursery raises out of its group, where it is a verdict and nothing else went wrong.
+
+    Who is cancelled meanwhile gives no verdict.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
         verdicts, rest = group.split((NotAsSpecified, Unreachable, EndpointError))
+        if rest is not None and rest.split(trio.Cancelled)[1] is None:
+            raise rest from None
         if verdicts is None or rest is not None:
             raise
         raise _first(verdicts) from None

@@ -8,7 +8,7 @@ from .._wire.majordomo.messages import Disconnect, Heartbeat, Partial, Request
 from .._wire.majordomo.messages import Final as FinalReply
 from . import _clauses as clauses
 from ._bench import LISTEN, Bench
-from ._checks import check
+from ._checks import Stage, check
 from ._frames import describe
 from ._peer import Heard, Worker, body_of
 from ._verdict import NotAsSpecified, check_equal
@@ -60,7 +60,7 @@ async def each_client_has_an_address(bench: Bench) -> None:
         raise NotAsSpecified("two clients have the same address")
 
 
-@check("worker/disconnect-form", clauses.DISCONNECT_FORM)
+@check("worker/disconnect-form", clauses.DISCONNECT_FORM, stage=Stage.UNEXPECTED)
 async def disconnect_has_its_form(bench: Bench) -> None:
     worker = await bench.worker()
     worker.ready(bench.service)
@@ -120,21 +120,21 @@ async def _check_farewell(bench: Bench, worker: Worker) -> None:
     await worker.hear_nothing_at_all(LISTEN * bench.heartbeat, "to a worker after DISCONNECT")
 
 
-@check("worker/ready-twice", clauses.UNEXPECTED, slow=True)
+@check("worker/ready-twice", clauses.UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def second_ready_is_unexpected(bench: Bench) -> None:
     worker = await bench.worker()
     worker.ready(bench.service)
     await _check_farewell(bench, worker)
 
 
-@check("worker/ready-for-another-service", clauses.UNEXPECTED, slow=True)
+@check("worker/ready-for-another-service", clauses.UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def second_service_is_unexpected(bench: Bench) -> None:
     worker = await bench.worker()
     worker.ready(f"{bench.service}.other")
     await _check_farewell(bench, worker)
 
 
-@check("worker/ready-while-busy", clauses.UNEXPECTED, slow=True)
+@check("worker/ready-while-busy", clauses.UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def ready_is_unexpected_while_busy(bench: Bench) -> None:
     worker = await bench.worker()
     await bench.call(b"ping")
@@ -143,28 +143,28 @@ async def ready_is_unexpected_while_busy(bench: Bench) -> None:
     await _check_farewell(bench, worker)
 
 
-@check("worker/reply-before-ready", clauses.UNEXPECTED, slow=True)
+@check("worker/reply-before-ready", clauses.UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def reply_before_ready_is_unexpected(bench: Bench) -> None:
     worker = await bench.stranger()
     worker.say(FinalReply(client=NOBODY, body=[b"reply"]))
     await _check_farewell(bench, worker)
 
 
-@check("worker/heartbeat-before-ready", clauses.UNEXPECTED, slow=True)
+@check("worker/heartbeat-before-ready", clauses.UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def heartbeat_before_ready_is_unexpected(bench: Bench) -> None:
     worker = await bench.stranger()
     worker.say(Heartbeat())
     await _check_farewell(bench, worker)
 
 
-@check("worker/reply-when-idle", clauses.UNEXPECTED, slow=True)
+@check("worker/reply-when-idle", clauses.UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def reply_of_an_idle_worker_is_unexpected(bench: Bench) -> None:
     worker = await bench.worker()
     worker.say(FinalReply(client=NOBODY, body=[b"reply"]))
     await _check_farewell(bench, worker)
 
 
-@check("worker/second-reply", clauses.UNEXPECTED, slow=True)
+@check("worker/second-reply", clauses.UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def second_reply_is_unexpected(bench: Bench) -> None:
     worker, client = await bench.worker(), await bench.call(b"ping")
     request = await worker.request()
@@ -174,21 +174,21 @@ async def second_reply_is_unexpected(bench: Bench) -> None:
     await _check_farewell(bench, worker)
 
 
-@check("worker/partial-before-ready", clauses.PARTIAL_UNEXPECTED, slow=True)
+@check("worker/partial-before-ready", clauses.PARTIAL_UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def partial_before_ready_is_unexpected(bench: Bench) -> None:
     worker = await bench.stranger()
     worker.say(Partial(client=NOBODY, body=[b"partial"]))
     await _check_farewell(bench, worker)
 
 
-@check("worker/partial-when-idle", clauses.PARTIAL_UNEXPECTED, slow=True)
+@check("worker/partial-when-idle", clauses.PARTIAL_UNEXPECTED, slow=True, stage=Stage.UNEXPECTED)
 async def partial_of_an_idle_worker_is_unexpected(bench: Bench) -> None:
     worker = await bench.worker()
     worker.say(Partial(client=NOBODY, body=[b"partial"]))
     await _check_farewell(bench, worker)
 
 
-@check("worker/reply-to-another", clauses.ADDRESSED)
+@check("worker/reply-to-another", clauses.ADDRESSED, stage=Stage.UNEXPECTED)
 async def reply_reaches_nobody_but_its_client(bench: Bench) -> None:
     """A worker replies to a client whose request is with another worker, as it has been its own client before."""
     faulty, other = await bench.worker(), await bench.worker(f"{bench.service}.other")
@@ -209,7 +209,7 @@ async def reply_reaches_nobody_but_its_client(bench: Bench) -> None:
 # ---- leaving
 
 
-@check("worker/disconnect", clauses.AFTER_DISCONNECT, slow=True)
+@check("worker/disconnect", clauses.AFTER_DISCONNECT, slow=True, stage=Stage.UNEXPECTED)
 async def worker_that_left_hears_nothing(bench: Bench) -> None:
     worker = await bench.worker()
     worker.leave()
@@ -223,7 +223,7 @@ async def worker_that_left_hears_nothing(bench: Bench) -> None:
     check_equal("the reply's body", await client.reply(), [b"pong"])
 
 
-@check("worker/disconnect-while-busy", clauses.AFTER_DISCONNECT, slow=True)
+@check("worker/disconnect-while-busy", clauses.AFTER_DISCONNECT, slow=True, stage=Stage.UNEXPECTED)
 async def busy_worker_that_left_hears_nothing(bench: Bench) -> None:
     worker = await bench.worker()
     await bench.call(b"ping")
@@ -236,14 +236,14 @@ async def busy_worker_that_left_hears_nothing(bench: Bench) -> None:
     await worker.hear_nothing_at_all(LISTEN * bench.heartbeat, "to a worker that has sent DISCONNECT")
 
 
-@check("worker/disconnect-before-ready", clauses.LEAVE_ANY_TIME, slow=True)
+@check("worker/disconnect-before-ready", clauses.LEAVE_ANY_TIME, slow=True, stage=Stage.UNEXPECTED)
 async def worker_may_leave_before_it_was_there(bench: Bench) -> None:
     worker = await bench.stranger()
     worker.leave()
     await worker.hear_nothing_at_all(LISTEN * bench.heartbeat, "to a worker that has sent nothing but DISCONNECT")
 
 
-@check("worker/register-again", clauses.REGISTER_AGAIN)
+@check("worker/register-again", clauses.REGISTER_AGAIN, stage=Stage.UNEXPECTED)
 async def worker_comes_back_on_a_new_socket(bench: Bench) -> None:
     worker = await bench.worker()
     worker.ready(bench.service)
