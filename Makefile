@@ -38,9 +38,11 @@ tests/peers/node/node_modules/ready: $(NODE_PACKAGE)
 	cd tests/peers/node && npm install --loglevel=error
 	touch $@
 
-# Two minutes with a stream running, and half a minute of work without a heartbeat; `make test` runs a short form.
+# Two minutes with a stream running, half a minute of work without a heartbeat, and every check of conformance over tcp;
+# `make test` runs a short form.
 peers-soak: peers
-	ZMDP_PEERS_SECONDS=$(or $(PEERS_SECONDS),120) $(BIN)/pytest -q tests/peers/test_patience.py
+	ZMDP_PEERS_SECONDS=$(or $(PEERS_SECONDS),120) $(BIN)/pytest -q tests/peers/test_patience.py \
+		tests/conformance/test_our_broker.py
 
 # The tables at the end of docs/interop.md, of what the tests find.
 interop: peers

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import trio
@@ -24,11 +25,11 @@ STRICT: Final = strict(heartbeat=2.5)
 DEFAULT: Final = Settings(drain_grace=0)
 
 
-async def examine_ours(endpoint: str, settings: Settings) -> Report:
+async def examine_ours(endpoint: str, settings: Settings, only: Collection[str] = ()) -> Report:
     """Check a broker of ours."""
     async with open_broker(endpoint, settings=settings) as broker:
         (bound,) = broker.endpoints
-        return await check_broker(Target(bound, bound, settings.heartbeat))
+        return await check_broker(Target(bound, bound, settings.heartbeat), only=only)
 
 
 def examine_in_memory(settings: Settings) -> Report:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
+
 import interop_tables
 import pytest
-from examine import ids
+from examine import ids, short
 from ours import DEFAULT, STRICT, examine_in_memory, examine_ours, strict
 
 from zmdp_trio.conformance import Outcome, Report
 from zmdp_trio.conformance._checks import CHECKS
+
+#: Checks that wait until somebody silent is given up: that takes longer than all the others.
+PATIENT = {
+    "absent-after-expiry",
+    "worker/expiry",
+    "worker/expiry-silence",
+    "worker/expiry-while-busy",
+    "worker/partials-beat",
+    "worker/replies-beat",
+    "worker/stays",
+}
+#: With this none is left out over tcp: see `make peers-soak`.
+LONG = "ZMDP_PEERS_SECONDS" in os.environ
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +40,11 @@ def test_it_passes_in_memory(reports: tuple[Report, Report]) -> None:
 
 async def test_it_passes_over_tcp() -> None:
     """With an interval in which a busy machine does not stand still."""
-    report = await examine_ours("tcp://127.0.0.1:*", strict(heartbeat=1.0))
+    chosen = {each.id for each in CHECKS if LONG or short(each.id) not in PATIENT}
+    assert len(chosen) > 0.9 * len(CHECKS)
+    report = await examine_ours("tcp://127.0.0.1:*", strict(heartbeat=1.0), chosen)
     assert ids(report, Outcome.FAIL) == set()
-    assert ids(report, Outcome.PASS) == {each.id for each in CHECKS}
+    assert ids(report, Outcome.PASS) == chosen
 
 
 def test_by_default_it_is_patient_with_busy_workers(reports: tuple[Report, Report]) -> None:

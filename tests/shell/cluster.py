@@ -48,9 +48,10 @@ class Probe:
 async def open_cluster(*services: Service[..., Any], **overrides: Unpack[Overrides]) -> AsyncIterator[Cluster]:
     """Run a cluster for as long as the block runs; acknowledged or not, nothing may be left soon after any request."""
     settings = Settings(**overrides)
-    # Real time passes while others have the CPU.
+    # A loss is shown by the second heartbeat after it, and what is sent again acknowledged by the third; beyond that,
+    # real time passes while others have the CPU.
     virtual = isinstance(trio.lowlevel.current_clock(), MockClock | testing.VirtualClock)
-    soon = 3 * settings.heartbeat if virtual else 10
+    soon = 3 * settings.heartbeat + (1 if virtual else 5)
     async with testing.open_cluster(*services, settle_within=soon, limit=10_000, settings=settings) as cluster:
         yield cluster
 
