@@ -10,7 +10,7 @@ from golden import MALFORMED, REFUSED, VECTORS, First, Vector
 from legacy import ALL, MDP, NUMBERED, Legacy, code_of, is_anothers, is_at_rest, live
 from stage import Stage, ask, check_counters, hello
 
-from zmdp_trio._core.broker.arrivals import is_ours
+from zmdp_trio._core.broker.legacy.arrivals import is_ours
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
 from zmdp_trio._wire.majordomo import (

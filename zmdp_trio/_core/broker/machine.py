@@ -19,13 +19,13 @@ from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
-from .arrivals import LegacyArrivals, is_ours, text_of
 from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
 from .directory import Directory
 from .job import Job
 from .legacy import Due, LegacyPeer
+from .legacy.arrivals import LegacyArrivals, is_ours, text_of
 from .recovery import Recovery
 from .service import Service
 from .session import Session

@@ -13,14 +13,14 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from ..._errors import ProtocolError
-from ..._wire import commands as c
-from ..._wire import zmdp1
-from ..._wire.frames import Frame
-from ..._wire.majordomo import detect, is_worker
-from .dispatcher import Dispatcher
-from .legacy import Due, LegacyClient, LegacyPeer, LegacyWorker, NotReady
-from .session import Session
+from ...._errors import ProtocolError
+from ...._wire import commands as c
+from ...._wire import zmdp1
+from ...._wire.frames import Frame
+from ...._wire.majordomo import detect, is_worker
+from ..dispatcher import Dispatcher
+from ..session import Session
+from . import Due, LegacyClient, LegacyPeer, LegacyWorker, NotReady
 
 #: What our own messages begin with, whatever the version behind it.
 _OURS: Final = zmdp1.MAGIC[:-1]
