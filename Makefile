@@ -70,12 +70,13 @@ soak: .venv/ready
 stress: .venv/ready
 	ZMDP_STRESS=$(or $(STRESS),50) $(BIN)/pytest -q tests/shell/test_transport_contract.py -k other_seeds
 
-# A million messages with mistakes against each machine, 100,000 steps of a broker's peers, and a minute of
-# coverage-guided fuzzing per decoder (Linux); FUZZ="--seed 7" for the first two.
+# A million messages with mistakes against each machine, 100,000 steps of a broker's peers, a minute of coverage-guided
+# fuzzing per decoder (Linux); FUZZ="--seed 7" for the first two.  Then 1000 other examples of each property of the core.
 fuzz: .venv/fuzz
 	$(BIN)/python -m fuzz.steps $(FUZZ)
 	$(BIN)/python -m fuzz.machines $(FUZZ)
 	$(BIN)/python -m fuzz.decoders
+	ZMDP_EXAMPLES=1000 $(BIN)/pytest -q tests/core
 
 .venv/fuzz: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"

@@ -821,7 +821,7 @@ def test_worker_waiting_for_a_broker_ends_at_a_signal(cluster: Cluster) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory figures from /proc")
 def test_a_large_file_streams_in_flat_memory(cluster: Cluster, tmp_path: Path) -> None:
-    size = 10**9
+    size = 3 * 10**8  # the benchmark takes more
     with (tmp_path / "large").open("wb") as file:
         file.truncate(size)
     with start_anew(tmp_path, "broker", "--bind", "tcp://127.0.0.1:*", "--json") as broker, ExitStack() as stack:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+#: A deadline that has come whenever a machine looks: what a link has found out is as good as sent by the other side.
+NOW: Final = -math.inf
 
 
 class Timers(Generic[K]):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire.frames import Frame, Frames
 from ..._wire.majordomo import Dialect, Route
 from ..._wire.majordomo.messages import Message
+from ..timers import NOW
 from ..uplink import Due, Identity, Input, Lane, Uplink, Wiring
 from .lane import ForeignLane
 from .names import Names
-
-#: At once: what a link has found out is as good as sent by the broker.
-NOW: Final = 0.0
 
 
 class ForeignUplink(Uplink):

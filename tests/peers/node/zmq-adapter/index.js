@@ -44,9 +44,28 @@ class Socket extends compat.Socket {
       await this._answered;
       this._answered = new Promise((resolve) => this.once('message', resolve));
     }
+    while (this._binding) {
+      await this._binding;
+    }
     if (!this.closed) {
       await super._send();
     }
+  }
+
+  // Binds; what is sent meanwhile waits, since zeromq 6 would refuse it.
+  bind(address, callback) {
+    this._binding = new Promise((resolve) => {
+      super.bind(address, (error) => {
+        this._binding = null;
+        resolve();
+        if (callback) {
+          callback(error);
+        } else if (error) {
+          this.emit('error', error);
+        }
+      });
+    });
+    return this;
   }
 
   send(message, flags, callback) {

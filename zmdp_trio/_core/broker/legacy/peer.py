@@ -7,11 +7,10 @@ a connection that was lost is lost.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...._settings import Settings
 from ...._wire import commands as c
@@ -19,13 +18,10 @@ from ...._wire.frames import Frame, Frames
 from ...._wire.majordomo import Dialect, Route, detect, is_worker
 from ...._wire.majordomo import messages as m
 from ...link import COMMAND_BYTES, Ledger, Link
-from ...timers import Timers
+from ...timers import NOW, Timers
 
 if TYPE_CHECKING:
     from ..session import Session
-
-#: At once: what a peer's own link has found out is as good as sent by the peer.
-NOW: Final = -math.inf
 
 
 class Due(ABC):
