@@ -427,6 +427,7 @@ async def test_a_drain_lets_what_runs_finish_and_takes_nothing_more(protocol: st
                 assert (drained, to_nobody(broker)) == ([], [])
                 job.release.set()
             assert drained == [True]
+            await until(lambda: to_nobody(broker))
             assert len(to_nobody(broker)) == 1
         await trio.sleep(1)
         assert broker.hands == {}
