@@ -31,6 +31,7 @@ def check_empty(broker: BrokerMachine) -> None:
     assert broker.timers == broker.memory == 0
     assert not broker._peers
     assert not broker._farewells
+    assert not broker._refused
     assert not broker.busy
     assert not {*broker._claims, *broker._holdings, *broker._awaited}
     assert all(entry.outcome is not None for entry in broker._keys._entries.values())

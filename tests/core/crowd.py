@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 from books import check_books, check_empty
+from crowd_machine import run_crowd
 from lies import CLIENT_LIES as CLIENT_LIES
 from lies import FORGED, TIMES
 from lies import LIES as LIES
@@ -402,14 +403,6 @@ ACTIONS: Final[dict[Action, int]] = {
 
 
 def run(seed: int, steps: int, **settings: Any) -> Crowd:
-    """Drive a crowd for so many steps, checking after each; whatever fails says which seed it was."""
-    crowd = Crowd(Random(seed), **settings)
-    try:
-        while crowd.steps < steps:
-            crowd.step()
-            crowd.check()
-        crowd.finish()
-    except BaseException as error:
-        error.add_note(f"step {crowd.steps} of crowd.run({seed}, {steps})")
-        raise
+    """Drive a crowd to its end."""
+    crowd: Crowd = run_crowd(Crowd(Random(seed), **settings), steps, f"crowd.run({seed}, {steps})")
     return crowd

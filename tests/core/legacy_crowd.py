@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import msgspec
 from books import check_books, check_empty
+from crowd_machine import run_crowd
 from golden import MALFORMED, VECTORS
 from legacy import ALL, Legacy, is_anothers
 from stage import Speaker, Stage, ask
@@ -368,14 +369,6 @@ ACTIONS: Final[dict[Action, int]] = {
 
 
 def run(seed: int, steps: int, **settings: Any) -> LegacyCrowd:
-    """Run a crowd to its end; what fails names the seed and the step."""
-    crowd = LegacyCrowd(Random(seed), **settings)
-    try:
-        while crowd.steps < steps:
-            crowd.step()
-            crowd.check()
-        crowd.finish()
-    except BaseException as error:
-        error.add_note(f"step {crowd.steps} of legacy_crowd.run({seed}, {steps})")
-        raise
+    """Drive a crowd to its end."""
+    crowd: LegacyCrowd = run_crowd(LegacyCrowd(Random(seed), **settings), steps, f"legacy_crowd.run({seed}, {steps})")
     return crowd

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import crowd
 import pytest
 from crowd import ACTIONS, Crowd
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from crowd_machine import crowd_test
 
 from zmdp_trio._core.broker import Counters
 from zmdp_trio._core.broker.machine import WORKER, BrokerMachine
 from zmdp_trio._core.link import Link
 from zmdp_trio._wire import commands as c
 
-RANDOM = st.randoms(use_true_random=False)
-
-
-class CrowdMachine(RuleBasedStateMachine):
-    """A crowd whose choices are Hypothesis's: what it finds, it makes as short as it can."""
-
-    crowd: Crowd | None = None
-
-    @initialize(random=RANDOM)
-    def prepare(self, random: Random) -> None:
-        self.crowd = Crowd(random)
-
-    @rule(action=st.sampled_from(list(ACTIONS)), random=RANDOM)
-    def step(self, action: Any, random: Random) -> None:
-        assert self.crowd is not None
-        self.crowd.random = random
-        self.crowd.step(action)
-
-    @invariant()
-    def the_books_balance(self) -> None:
-        if self.crowd is not None:
-            self.crowd.check()
-
-    def teardown(self) -> None:
-        if self.crowd is not None:
-            self.crowd.finish()
-
-
-TestCrowd = CrowdMachine.TestCase
-TestCrowd.settings = settings(deadline=None, max_examples=60, stateful_step_count=60)
+TestCrowd = crowd_test(Crowd, ACTIONS, examples=60)
 
 
 @pytest.mark.parametrize("seed", range(10))

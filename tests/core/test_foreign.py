@@ -16,6 +16,7 @@ from zmdp_trio._core.client import ClientMachine
 from zmdp_trio._core.dialler import Dialler
 from zmdp_trio._core.foreign import protocol_of
 from zmdp_trio._core.foreign.lane import ForeignLane
+from zmdp_trio._core.foreign.worker import MAX_REJECTED, REJECTED
 from zmdp_trio._core.uplink import Identity
 from zmdp_trio._core.worker import WorkerEvent, WorkerMachine
 from zmdp_trio._errors import BrokerLost, RequestError
@@ -265,6 +266,60 @@ def test_a_worker_s_uplink_that_is_not_wanted_any_more_ends_with_its_last_handle
     scene.advance(5)
     assert scene.machine.take_retired() == [uplink]
     assert m.Disconnect in {type(message) for _, message in scene.said}
+
+
+def reject(scene: Scene, id: bytes, client: bytes = b"c") -> list[Any]:
+    """Give a PIGATO worker a request that its handler rejects; return what it says."""
+    [lane] = scene.lanes
+    scene.hear(lane, m.Request([b"1"], service=SERVICE, client=client, id=id, options=b'{"timeout":-1}'))
+    for execution in started(scene.machine):
+        scene.machine.reject(execution)
+    return [message for _, message in scene.settle()]
+
+
+def test_a_rejected_request_that_a_pigato_broker_gives_again_ends_and_is_forgotten() -> None:
+    scene = Scene("pigato", worker=True)
+    scene.settle()
+    rejected = scene.machine.uplinks[BROKER].link._rejected
+    for _ in range(2):
+        assert [type(each) for each in reject(scene, b"r")] == [m.Reject]
+        assert [type(each) for each in reject(scene, b"r", client=b"d")] == [m.Reject], "it is somebody else's"
+        for client in (b"c", b"d"):
+            [failure] = reject(scene, b"r", client)
+            error = msgspec.json.decode(failure.error)
+            assert error == {"code": "UNAVAILABLE", "message": "every worker that was asked rejected it"}
+        assert rejected == {}
+
+
+def test_what_was_rejected_is_forgotten_with_the_connection_to_its_broker() -> None:
+    scene = Scene("pigato", worker=True)
+    scene.settle()
+    for _ in range(2):
+        assert [type(each) for each in reject(scene, b"r")][-1] is m.Reject
+        scene.cut(scene.lanes[0])
+        scene.settle()
+    assert scene.machine.uplinks[BROKER].link._rejected == {}
+
+
+def test_a_request_that_was_rejected_long_ago_is_run_anew() -> None:
+    scene = Scene("pigato", worker=True)
+    scene.settle()
+    for _ in range(3):
+        assert [type(each) for each in reject(scene, b"r")] == [m.Reject]
+        scene.now += REJECTED + 1
+
+
+def test_so_many_rejected_requests_are_known_and_a_longer_queue_of_them_ends_too() -> None:
+    scene = Scene("pigato", worker=True)
+    scene.settle()
+    rejected = scene.machine.uplinks[BROKER].link._rejected
+    queue, rounds = [b"%d" % n for n in range(MAX_REJECTED + 100)], 0
+    while queue:
+        queue = [id for id in queue if isinstance(reject(scene, id)[0], m.Reject)]
+        rounds += 1
+        assert len(rejected) <= MAX_REJECTED
+        assert rounds <= 4
+    assert rejected == {}
 
 
 @pytest.mark.parametrize("protocol", FOREIGN)

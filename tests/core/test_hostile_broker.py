@@ -141,7 +141,7 @@ def test_who_is_turned_away_is_told_to_come_again_and_is_let_in_when_there_is_ro
     stage = Stage(broker_sessions=1, resume=3.0)
     first, second = stage.client("first"), stage.client("second")
     assert second.goodbye == c.Goodbye("1 peers are here, come again later", refused=False)
-    assert stage.broker.take_dropped() == [(f"peer ({second.peer.hex()})", second.goodbye.reason)]
+    assert stage.broker.take_dropped() == [(f"peer {second.peer.decode()!r}", second.goodbye.reason)]
     first.vanish()
     second.greet()
     assert second.dropped, "a session that may come back keeps its place"

@@ -409,6 +409,7 @@ def test_a_reply_that_json_can_not_say_ends_the_request(
     worker.send(kind(request.id, content, body))
     [reply] = client.take()
     assert code_of(reply) == "INTERNAL"
+    assert error_of(reply)["message"].endswith(f", and its caller speaks {dialect.name}")
     if kind is c.Partial:
         assert len(worker.take(c.Cancel)) == 1
         worker.send(c.Final(request.id, c.Content.JSON, b"1"))

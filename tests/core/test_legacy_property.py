@@ -3,49 +3,17 @@ nothing is left."""
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import legacy_crowd
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from crowd_machine import crowd_test
 from legacy_crowd import ACTIONS, LegacyCrowd
 
 from zmdp_trio._core.broker.legacy import LegacyClient, LegacyWorker
 from zmdp_trio._core.broker.legacy.client import Call
 
-RANDOM = st.randoms(use_true_random=False)
-
-
-class CrowdMachine(RuleBasedStateMachine):
-    """A crowd whose choices are Hypothesis's: what it finds, it makes as short as it can."""
-
-    crowd: LegacyCrowd | None = None
-
-    @initialize(random=RANDOM)
-    def prepare(self, random: Random) -> None:
-        self.crowd = LegacyCrowd(random)
-
-    @rule(action=st.sampled_from(list(ACTIONS)), random=RANDOM)
-    def step(self, action: Any, random: Random) -> None:
-        assert self.crowd is not None
-        self.crowd.random = random
-        self.crowd.step(action)
-
-    @invariant()
-    def the_books_balance(self) -> None:
-        if self.crowd is not None:
-            self.crowd.check()
-
-    def teardown(self) -> None:
-        if self.crowd is not None:
-            self.crowd.finish()
-
-
-TestLegacyCrowd = CrowdMachine.TestCase
-TestLegacyCrowd.settings = settings(deadline=None, max_examples=40, stateful_step_count=60)
+TestLegacyCrowd = crowd_test(LegacyCrowd, ACTIONS, examples=40)
 
 
 @pytest.mark.parametrize("seed", range(8))

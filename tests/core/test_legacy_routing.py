@@ -123,7 +123,7 @@ def test_a_worker_that_offers_a_reserved_name_is_cut_off(name: str, service: str
     stage = Stage()
     worker = peer(stage, name, is_worker=True)
     worker.ready(service)
-    stage.advance(1.0)
+    stage.advance(stage.broker.settings.heartbeat)
     assert worker.take(m.Disconnect)
     assert stage.services() == []
     assert any("which the broker answers itself" in why for _, why in stage.broker.take_dropped())

@@ -10,7 +10,7 @@ import trio
 from processes import PATIENCE, Outcome, Stage
 from services import count, echo
 
-from zmdp_trio import Client, Code, RequestError, ServiceError, open_client, open_worker, service
+from zmdp_trio import Client, Code, Reject, RequestError, ServiceError, open_client, open_worker, service
 
 Protocol = Literal["pigato", "majortomo"]
 #: Who has a broker, and what its dialect is called here.
@@ -21,6 +21,11 @@ ON_EACH = pytest.mark.parametrize(("peer", "protocol"), PROTOCOLS)
 @service("fail")
 async def fail() -> None:
     raise ServiceError(Code.NOT_FOUND, "there is no such order")
+
+
+@service("picky")
+async def picky() -> None:
+    raise Reject
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +74,20 @@ async def test_both_of_ours(stage: Stage, peer: str, protocol: Protocol) -> None
         for n in range(20):
             nursery.start_soon(call, n)
     assert outcomes == {n: Outcome([*range(n)], n) for n in range(20)}
+
+
+async def test_reject_on_pigatos_broker(stage: Stage) -> None:
+    """It gives the request to the same worker again, at once."""
+    _, endpoint = await stage.broker("PIGATO")
+    async with (
+        open_worker([picky], endpoint, protocol="pigato") as worker,
+        open_client(endpoint, protocol="pigato") as client,
+    ):
+        for _ in range(3):
+            with pytest.raises(RequestError, match="every worker that was asked rejected it") as caught:
+                await client.request("picky")
+            assert caught.value.code is Code.UNAVAILABLE
+        assert worker.statistics().received == 3
 
 
 async def test_errors_on_pigatos_broker(stage: Stage) -> None:

@@ -14,6 +14,7 @@ from zmdp_trio import (
     Broker,
     Client,
     Code,
+    InvalidArgument,
     RequestError,
     RequestRejected,
     open_broker,
@@ -68,10 +69,21 @@ async def test_replies_and_errors(stage: Stage, broker: Broker, client: Client) 
 
 async def test_a_payload_that_json_can_not_say(stage: Stage, broker: Broker, client: Client) -> None:
     await start(stage, broker, {"echo": "echo"})
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(InvalidArgument, match="its worker speaks pigato"):
         await client.request("echo", {"bytes": b"x"})
-    assert caught.value.code is Code.INVALID_ARGUMENT
     assert await client.request("echo", b'{"json": true}') == {"json": True}
+
+
+async def test_one_that_offers_what_it_may_not_comes_no_faster_than_the_broker_beats(
+    stage: Stage, broker: Broker
+) -> None:
+    """It starts over at once when it is told."""
+    started = trio.current_time()
+    worker = await stage.worker("PIGATO", broker.endpoints[0], {"mmi.x": "echo"}, **BEAT)
+    with trio.fail_after(PATIENCE):
+        for _ in range(5):
+            await worker.news("connect")
+    assert 5 <= broker.statistics().protocol_errors <= (trio.current_time() - started) / HEARTBEAT + 2
 
 
 async def test_reject(stage: Stage, broker: Broker, client: Client) -> None:

@@ -222,7 +222,7 @@ async def fail(how: str) -> Any:
     [
         ("error", "NOT_FOUND", "no such thing"),
         ("crash", "INTERNAL", "RuntimeError"),
-        ("bytes", "INTERNAL", "the reply: JSON can't say bytes"),
+        ("bytes", "INTERNAL", "the reply: JSON can't say bytes, and its broker speaks {protocol}"),
         ("reject", "UNAVAILABLE", "the worker rejected it, and there is no way to ask another one"),
     ],
 )
@@ -235,13 +235,29 @@ async def test_errors_in_the_dialect_s_own_words(
         ask(broker, "fail", how)
         if protocol == "pigato" and how == "reject":
             await broker.until(m.Reject)
-            return
+            message = "every worker that was asked rejected it"
         [(_, reply)] = await broker.until(m.Failure if protocol in NODE else m.Final)
         error = json.loads(bytes(reply.error if protocol in NODE else reply.body[0]))
         if protocol in MDP:
             error = error["error"]
-        assert (error["code"], error["message"]) == (code, message)
+        assert (error["code"], error["message"]) == (code, message.format(protocol=protocol))
         assert error.get("details") == ({"a": 1} if how == "error" else None)
+
+
+async def test_a_pigato_broker_that_gives_rejected_requests_to_the_same_worker_again_is_told_to_stop(
+    autojump_clock: Any,
+) -> None:
+    async with open_foreign("pigato") as broker, open_worker([fail], broker.endpoint, protocol="pigato") as worker:
+        await broker.until(m.Ready)
+        for _ in range(2):
+            for i in range(50):
+                ask(broker, "fail", "reject", id=b"%d" % i)
+            await broker.until(m.Failure, 50)
+            assert len(broker.said(m.Reject)) == 50
+            broker.heard.clear()
+        await trio.sleep(5)
+        assert to_nobody(broker) == []
+        assert worker.statistics().received == 100, "of each request, one run"
 
 
 @pytest.mark.parametrize("protocol", NODE)

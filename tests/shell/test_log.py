@@ -108,3 +108,26 @@ async def test_a_broker_names_whom_it_dropped_and_why_at_a_limited_rate(
         await trio.sleep(11)
         assert list(lines)[10:] == ["... and 40 more within 10 s"]
         nursery.cancel_scope.cancel()
+
+
+async def test_whose_identity_is_a_text_is_named_once_and_whose_message_is_passed_over_is_not_dropped(
+    lines: list[str], autojump_clock: object
+) -> None:
+    endpoint = f"memory://{secrets.token_hex(4)}"
+    async with open_broker(endpoint, name="b") as broker, trio.open_nursery() as nursery:
+
+        async def say(identity: bytes, *messages: list[bytes]) -> None:
+            port = dial(endpoint, Options(routing_id=identity))
+            nursery.start_soon(port.run, port.receive)
+            await trio.testing.wait_all_tasks_blocked()
+            seen = broker.statistics().protocol_errors
+            for frames in messages:
+                port.send(DIALLED, frames)
+            await until(lambda: broker.statistics().protocol_errors == seen + 1)
+
+        await say(b"anna", [b"C", b"4"], [b"C", b"2"])
+        await say(b"till", [b"W", b"4"], [b"W", b"1", b"mmi.x"], [b"W", b"4"])
+        await say(b"otto", [b"no greeting"])
+        starts = ("b dropped a message of client 'anna': ", "b dropped worker 'till': ", "b dropped peer 'otto': ")
+        assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 3
+        nursery.cancel_scope.cancel()

@@ -22,6 +22,8 @@ STAND_IN: Final = b"{}"
 #: Bytes of an error that is passed on whole; of a longer one, so many are.
 LONGEST_ERROR: Final = 32 * 2**10
 SHORT_ERROR: Final = 200
+#: The message of an error that is some value, and no text.
+NO_TEXT: Final = "the service reported an error"
 #: What Node sends for a value that JSON has no text for: `JSON.stringify(undefined)`, made a string.
 _NOTHING: Final = (b"", b"undefined")
 _NULL: Final = b"null"
@@ -130,7 +132,10 @@ def error_to_frame(error: c.Error) -> bytes:
 
 
 def error_from_json(id: int, frame: Frame) -> c.Error:
-    """Return the error that a worker or a broker of OMDP or PIGATO reports, whatever JSON it is."""
+    """Return the error that a worker or a broker of OMDP or PIGATO reports, whatever JSON it is.
+
+    One of our own form is as it says; a text is the message; any other value is the details.
+    """
     code = Code.INTERNAL.value
     if len(frame) > LONGEST_ERROR:
         return c.Error(id, code, "", f"an error of {len(frame):,} bytes: {_begin(frame)}")
@@ -144,7 +149,8 @@ def error_from_json(id: int, frame: Frame) -> c.Error:
         ours, message = value.get("code"), value.get("message")
         if isinstance(ours, str) and ours in _CODES and isinstance(message, str):
             return c.Error(id, ours, "", message, _pack(value.get("details")))
-    return c.Error(id, code, "", bytes(frame).decode(), _pack(value))
+    details = _pack(value)
+    return c.Error(id, code, "", NO_TEXT if details else bytes(frame).decode(), details)
 
 
 def _begin(frame: Frame) -> str:

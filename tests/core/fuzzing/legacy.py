@@ -68,6 +68,7 @@ class LegacyTarget(BrokerTarget):
             "waiting": sum(len(held.waiting or ()) for worker in workers for held in worker._held.values()),
             "outboxes": sum(len(link.outbox) for link in (*clients, *workers)),
             "farewells": len(self._broker._farewells),
+            "refused": len(self._broker._refused),
         }
 
     def check(self) -> None:
@@ -79,6 +80,7 @@ class LegacyTarget(BrokerTarget):
         assert tables["waiting"] * 64 <= SETTINGS.broker_memory
         assert tables["outboxes"] <= 3 * requests
         assert tables["farewells"] <= len(self._legacy)
+        assert tables["refused"] <= len(self._legacy)
 
     def _send(self) -> None:
         if self.random.random() < 0.2:

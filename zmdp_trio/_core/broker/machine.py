@@ -19,13 +19,13 @@ from ..._wire import commands as c
 from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
-from .arrivals import LegacyArrivals, is_ours
 from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
 from .directory import Directory
 from .job import Job
 from .legacy import Due, LegacyPeer
+from .legacy.arrivals import LegacyArrivals, is_ours, text_of
 from .recovery import Recovery
 from .service import Service
 from .session import Session
@@ -63,6 +63,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._sessions: dict[Any, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()
         self._farewells: dict[bytes, LegacyPeer] = {}
+        self._refused: dict[bytes, LegacyPeer] = {}
         self._next_beat = math.inf
         self._dropped: list[tuple[str, str]] = []
         #: Peers that were told to come again later, since there were too many.
@@ -94,7 +95,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
                     return
         except ProtocolError as error:
             if isinstance(session.link, LegacyPeer):
-                self._blame_legacy(session, frames, str(error), now)
+                self._blame_legacy(session, frames, error, now)
             else:
                 self._drop(session, str(error), now)
         if not session.is_worker and session.link.outbox_bytes > 2 * self.settings.outbox:
@@ -296,10 +297,9 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         if len(self._shunned) > MAX_SHUNNED:
             self._shunned.popitem(last=False)
 
-    def _note_dropped(self, peer: bytes, session: Session | None, reason: str) -> None:
+    def _note_dropped(self, peer: bytes, session: Session | None, reason: str, *, what: str = "") -> None:
         if len(self._dropped) < MAX_DROPPED:
-            who = "peer" if session is None else f"{session.role} {session.name!r}"
-            self._dropped.append((f"{who} ({peer.hex()})", reason))
+            self._dropped.append((what + _describe(peer, session), reason))
 
     def _drop(self, session: Session, reason: str, now: float) -> None:
         """A peer broke the protocol, or does not read: forget it, tell it once, ignore it."""
@@ -343,6 +343,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         # Who was asleep can't tell who was silent: what they said may still wait to be read.
         awake = now <= self._next_beat + self.settings.heartbeat
         self._forget_farewells()
+        self._tell_refused()
         self._next_beat = now + self.settings.heartbeat if self._sessions else math.inf
         for session in list(self._sessions.values()):
             if session.link.opened:
@@ -389,6 +390,14 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
     def sessions(self) -> list[Session]:
         """Return every session, connected or not."""
         return list(self._sessions.values())
+
+
+def _describe(peer: bytes, session: Session | None) -> str:
+    """Say who a peer is, for people: an identity that is a text stands there as such, and once."""
+    text = text_of(peer)
+    if session is None:
+        return f"peer {text!r}" if text else f"peer ({peer.hex()})"
+    return f"{session.role} {session.name!r}" + ("" if session.name == text else f" ({peer.hex()})")
 
 
 #: What each command does, by who sends it: anything else from a greeted peer is a breach of the protocol.

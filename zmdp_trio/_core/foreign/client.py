@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError
+from ..._errors import BrokerLost, Code, DeadlineExceeded, Overloaded, ProtocolError
 from ..._wire import commands as c
 from ..._wire.frames import Frame, Frames
 from ..._wire.majordomo import Route
@@ -286,7 +286,7 @@ class ClientLink(ForeignLink):
             if ask.waiting_bytes <= self.settings.legacy_buffer:
                 return []
             message = f"the reader is too slow: {ask.waiting_bytes:,} bytes of replies wait for it"
-            reply = c.Error(ask.id, Code.RESOURCE_EXHAUSTED.value, "", message)
+            reply = c.Error(ask.id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message)
             self._let_go(ask)
         if type(reply) is not c.Partial:
             self._asks.pop(ask.id, None)

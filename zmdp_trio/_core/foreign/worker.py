@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, ClassVar, Final
 
-from ..._errors import Code, ProtocolError, RequestRejected
+from ..._errors import Code, InvalidArgument, ProtocolError, RequestError, RequestRejected
 from ..._wire import commands as c
 from ..._wire.frames import Frame
 from ..._wire.majordomo import messages as m
@@ -29,6 +29,10 @@ MARGIN_PART: Final = 0.1
 MARGIN: Final = 0.25
 #: A caller that has beaten so often for one request is taken to go on for as long as it waits.
 REGULAR: Final = 2
+#: Rejected requests that are known again: PIGATO's broker gives one to the same worker, at once and for ever.
+MAX_REJECTED: Final = 10_000
+#: Seconds after which one is forgotten.
+REJECTED: Final = 60.0
 
 
 class WorkerLink(WorkerLanes):
@@ -38,6 +42,8 @@ class WorkerLink(WorkerLanes):
         super().__init__(*args)
         self._tasks: dict[int, Task] = {}
         self._ids = count(1)
+        #: When handlers rejected requests, by whose they are and their ids; the oldest first.
+        self._rejected: dict[tuple[bytes, bytes], float] = {}
         #: When brokers stop waiting for requests.
         self._expiries: Timers[Task] = Timers()
 
@@ -79,6 +85,8 @@ class WorkerLink(WorkerLanes):
     def _forget_tasks(self) -> None:
         """The machine takes what still runs for no task of this broker's any more."""
         self._tasks.clear()
+        # Another broker may have the same ids for other requests.
+        self._rejected.clear()
         self._expiries = Timers()
         for lane in self.lanes():
             lane.tasks.clear()
@@ -93,7 +101,7 @@ class WorkerLink(WorkerLanes):
         try:
             body = self._body(partial, partial=True)
         except ValueError as error:
-            self._give_up(task, f"a partial reply: {error}")
+            self._give_up(task, self._unsayable("a partial reply", error))
             return
         if self.dialect.partials:
             task.lane.send(self.encode(m.Partial(body, client=task.client, id=task.rid)))
@@ -115,8 +123,12 @@ class WorkerLink(WorkerLanes):
         try:
             message: m.Message = m.Final([*task.joined, *self._body(final)], client=task.client, id=task.rid)
         except ValueError as error:
-            message = self._failure(task, c.Error(task.id, Code.INTERNAL.value, "", f"the reply: {error}"))
+            unsayable = self._unsayable("the reply", error)
+            message = self._failure(task, c.Error(task.id, Code.INTERNAL.value, "", unsayable))
         self._end(task, message)
+
+    def _unsayable(self, what: str, error: ValueError) -> str:
+        return f"{what}: {error}, and its broker speaks {self.dialect.name}"
 
     def _body(self, reply: c.Partial | c.Final, *, partial: bool = False) -> Sequence[Frame]:
         assert reply.body is not None
@@ -130,6 +142,8 @@ class WorkerLink(WorkerLanes):
     def _reject(self, reject: c.Reject) -> None:
         task = self._tasks.get(reject.id)
         if task is not None:
+            if self.dialect.can_say(self._out, m.Reject):
+                self._note_rejected(task)
             self._end(task, self._rejection(task))
 
     def _heartbeat(self, heartbeat: c.Heartbeat) -> None:
@@ -160,7 +174,23 @@ class WorkerLink(WorkerLanes):
         if self.dialect.can_say(self._out, m.Reject):
             return m.Reject(b"null", client=task.client, id=task.rid)
         error = RequestRejected("the worker rejected it, and there is no way to ask another one")
-        return self._failure(task, c.Error(task.id, error.code.value, error.reason, error.message))
+        return self._failure(task, _error(task, error))
+
+    def _refuse(self, task: Task, error: RequestError) -> None:
+        """Answer a request that no handler gets."""
+        assert task.lane is not None
+        self._reply(task.lane, self._failure(task, _error(task, error)))
+
+    def _note_rejected(self, task: Task) -> None:
+        """Know a request again that its broker may have nobody else for.
+
+        When there is no room, those that are known stay: each of them ends when it comes again, and makes some.
+        """
+        rejected = self._rejected
+        while rejected and self.now - next(iter(rejected.values())) > REJECTED:
+            del rejected[next(iter(rejected))]
+        if len(rejected) < MAX_REJECTED:
+            rejected[task.client, task.rid] = self.now
 
     def _end(self, task: Task, message: m.Message) -> None:
         """The handler has ended: say this, if the broker still wants to hear it."""
@@ -225,11 +255,13 @@ class WorkerLink(WorkerLanes):
             # It came before the broker knew how much this worker takes.
             self._reply(lane, self._rejection(task))
             return []
+        if self.now - self._rejected.pop((task.client, task.rid), -math.inf) <= REJECTED:
+            self._refuse(task, RequestRejected("every worker that was asked rejected it"))
+            return []
         try:
             content, body = bodies.read(self.dialect, request.body)
         except ValueError as error:
-            refusal = c.Error(task.id, Code.INVALID_ARGUMENT.value, "", f"the payload: {error}")
-            self._reply(lane, self._failure(task, refusal))
+            self._refuse(task, InvalidArgument(f"the payload: {error}"))
             return []
         self._tasks[task.id] = task
         lane.tasks[task] = post.tasks[task] = None
@@ -304,6 +336,10 @@ class WorkerLink(WorkerLanes):
             if task.beats >= REGULAR and self.now - task.beaten_at >= self.settings.silence:
                 task.beats = 0
                 self.find(c.Cancel(task.id))
+
+
+def _error(task: Task, error: RequestError) -> c.Error:
+    return c.Error(task.id, error.code.value, error.reason, error.message)
 
 
 def _headers(told: Frame) -> dict[str, str] | None:

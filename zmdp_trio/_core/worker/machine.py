@@ -123,7 +123,7 @@ class WorkerMachine(Recovery):
         """Send the final reply, or what stands for it if the broker would not take that one."""
         size = len(body)
         if size > execution.uplink.limits.message:
-            self.fail(execution, Code.INTERNAL, str(self._too_large(execution, size)))
+            self.fail(execution, Code.INTERNAL, self._too_large(execution, size).message)
             return
         if execution.state is RUNNING:
             execution.counters.replied += 1

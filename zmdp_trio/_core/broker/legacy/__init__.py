@@ -5,3 +5,4 @@ from .peer import Due as Due
 from .peer import LegacyPeer as LegacyPeer
 from .worker import GiveUp as GiveUp
 from .worker import LegacyWorker as LegacyWorker
+from .worker import NotReady as NotReady

@@ -163,7 +163,7 @@ class LegacyClient(LegacyPeer):
                 return
             body = self._say_body(partial, partial=True)
         except ValueError as error:
-            self._break_off(call, Code.INTERNAL, f"a partial reply: {error}")
+            self._break_off(call, Code.INTERNAL, self._unsayable("a partial reply", error))
             return
         size = len(partial.body)  # type: ignore[arg-type]
         self.say(m.Partial(body, service=call.service, id=call.rid), Reply(call, 1, size))
@@ -171,6 +171,9 @@ class LegacyClient(LegacyPeer):
     def _say_body(self, reply: c.Partial | c.Final, *, partial: bool = False) -> Sequence[Frame]:
         assert reply.body is not None
         return bodies.say(self.dialect, reply.content, reply.body, partial=partial)
+
+    def _unsayable(self, what: str, error: ValueError) -> str:
+        return f"{what}: {error}, and its caller speaks {self.dialect.name}"
 
     def _join(self, call: Call, partial: c.Partial) -> None:
         """Keep a partial reply for the one reply that the dialect has; its worker may go on."""
@@ -196,7 +199,7 @@ class LegacyClient(LegacyPeer):
         try:
             body = self._say_body(final)
         except ValueError as error:
-            self._fail(c.Error(call.id, Code.INTERNAL.value, "", f"the reply: {error}"))
+            self._fail(c.Error(call.id, Code.INTERNAL.value, "", self._unsayable("the reply", error)))
             return
         if call.joined:
             body = [*call.joined, *body]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ...._errors import Code, Overloaded, ProtocolError
+from ...._errors import Code, InvalidArgument, Overloaded, ProtocolError
 from ...._wire import commands as c
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
@@ -25,6 +25,10 @@ UNLIMITED: Final = 10_000
 _DIGITS: Final = 20
 #: Stands for a reply to a request that is over, which the machine counts, whatever it says.
 _LATE: Final = c.Partial(0, 0, b"")
+
+
+class NotReady(ProtocolError):
+    """A worker says something before READY, or another broker heard it: it is to start over."""
 
 
 class GiveUp(c.Command):
@@ -141,7 +145,7 @@ class LegacyWorker(LegacyPeer):
 
     def _expect_ready(self) -> None:
         if not self._service:
-            raise ProtocolError("not READY")
+            raise NotReady("not READY")
 
     def _on_disconnect(self, message: m.Disconnect) -> list[Any]:
         return [c.Goodbye()]
@@ -268,7 +272,8 @@ class LegacyWorker(LegacyPeer):
             body = bodies.say(self.dialect, request.content, request.body)
         except ValueError as error:
             message = f"the payload: {error}, and its worker speaks {self.dialect.name}"
-            self._find(*self._end(held, c.Error(request.id, Code.INVALID_ARGUMENT.value, "", message)))
+            refusal = c.Error(request.id, Code.INVALID_ARGUMENT.value, InvalidArgument.reason, message)
+            self._find(*self._end(held, refusal))
             return
         told = options.for_worker(request) if self.dialect.options else b""
         self._given = True

@@ -2,7 +2,8 @@
 
 They don't greet.  A peer's first message tells which dialect it speaks, and from then on it is a session like any
 other, whose link translates.  Where one of our own peers is shut out for a mistake, these are forgiven, as their RFCs
-have it: a client's message is passed over, and a worker is told to start over.
+have it: a client's message is passed over, and a worker is told to start over.  Many workers do that at once, so one
+whose offer was refused is told at the next beat only: else it would come and go as fast as it can, for ever.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from ..._errors import ProtocolError
-from ..._wire import commands as c
-from ..._wire import zmdp1
-from ..._wire.frames import Frame
-from ..._wire.majordomo import detect, is_worker
-from .dispatcher import Dispatcher
-from .legacy import Due, LegacyClient, LegacyPeer, LegacyWorker
-from .session import Session
+from ...._errors import ProtocolError
+from ...._wire import commands as c
+from ...._wire import zmdp1
+from ...._wire.frames import Frame
+from ...._wire.majordomo import detect, is_worker
+from ..dispatcher import Dispatcher
+from ..session import Session
+from . import Due, LegacyClient, LegacyPeer, LegacyWorker, NotReady
 
 #: What our own messages begin with, whatever the version behind it.
 _OURS: Final = zmdp1.MAGIC[:-1]
@@ -39,6 +40,8 @@ class LegacyArrivals(Dispatcher):
     _sessions: dict[Any, Session]
     #: What was last said to workers that were dismissed, by peer, while it may not have left.
     _farewells: dict[bytes, LegacyPeer]
+    #: Workers whose offers were refused, by peer: they are told at the next beat, and ignored until then.
+    _refused: dict[bytes, LegacyPeer]
 
     @abstractmethod
     def receive(self, peer: bytes, frames: Sequence[Frame], *, now: float) -> None:
@@ -61,8 +64,8 @@ class LegacyArrivals(Dispatcher):
         """Pass over whatever comes over this connection."""
 
     @abstractmethod
-    def _note_dropped(self, peer: bytes, session: Session | None, reason: str) -> None:
-        """Have it logged."""
+    def _note_dropped(self, peer: bytes, session: Session | None, reason: str, *, what: str = "") -> None:
+        """Have it logged that a peer was dropped, or no more than `what` of it."""
 
     @abstractmethod
     def _end_session(self, session: Session, now: float, *, polite: bool = False) -> None:
@@ -75,6 +78,8 @@ class LegacyArrivals(Dispatcher):
     def _receive_legacy(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
         """Take the first message of a peer, or of one that has come back."""
         self._timers.now = self._keys.now = now
+        if peer in self._refused:
+            return
         try:
             session = self._recall(peer, frames, now) or self._meet(peer, frames)
         except ProtocolError as error:
@@ -143,17 +148,21 @@ class LegacyArrivals(Dispatcher):
         except ProtocolError as error:
             self._dismiss_legacy(session, str(error), now)
 
-    def _blame_legacy(self, session: Session, frames: Sequence[Frame], reason: str, now: float) -> None:
+    def _blame_legacy(self, session: Session, frames: Sequence[Frame], error: ProtocolError, now: float) -> None:
         """A message was malformed, or not to be expected, or is another peer's who uses the same connection."""
         peer = session.link.peer
         if self._is_anothers(session, frames):
             self._end_session(session, now)
             self._receive_greeting(peer, frames, now)
+        elif isinstance(error, NotReady):
+            # Nobody's mistake, and nothing for a log: after a restart of the broker, each of its workers comes so.
+            self._end_session(session, now)
+            self._bid_farewell(peer, _link(session))
         elif session.is_worker:
-            self._dismiss_legacy(session, reason, now)
+            self._dismiss_legacy(session, str(error), now)
         else:
             self.protocol_errors += 1
-            self._note_dropped(peer, session, f"a message: {reason}")
+            self._note_dropped(peer, session, str(error), what="a message of ")
 
     def _is_anothers(self, session: Session, frames: Sequence[Frame]) -> bool:
         if is_ours(frames):
@@ -171,10 +180,19 @@ class LegacyArrivals(Dispatcher):
     def _part(self, session: Session, reason: str, now: float) -> None:
         link = _link(session)
         peer = link.peer
+        refused = session.is_worker and not session.offers
         self._end_session(session, now)
         if peer is None:
             return
         self._note_dropped(peer, session, reason)
+        if refused:
+            self._refused[peer] = link
+            self._expect_beats(now)
+        else:
+            self._bid_farewell(peer, link)
+
+    def _bid_farewell(self, peer: bytes, link: LegacyPeer) -> None:
+        """Say the last word to a peer that is forgotten, if its dialect has one."""
         farewell = link.farewell()
         last = self._farewells.get(peer)
         # One that does not read, and makes one mistake after the other, is told once.
@@ -185,10 +203,17 @@ class LegacyArrivals(Dispatcher):
 
     def _forget_farewell(self, peer: bytes) -> None:
         """A connection is gone: what was not said over it is not for one who comes back under the same name."""
+        self._refused.pop(peer, None)
         link = self._farewells.pop(peer, None)
         if link is not None:
             link.close()
             link.drop_outbox()
+
+    def _tell_refused(self) -> None:
+        """Say the last word to those whose offers were refused since the last beat: they may offer something else."""
+        refused, self._refused = self._refused, {}
+        for peer, link in refused.items():
+            self._bid_farewell(peer, link)
 
     def _forget_farewells(self) -> None:
         """Let go of those that have been said."""
@@ -218,10 +243,13 @@ def _id(peer: bytes) -> tuple[str, bytes]:
 
 def _name(peer: bytes, dialect: str) -> str:
     """Return whom others know a peer as: by the identity that it chose, if it is a text."""
+    return text_of(peer) or f"{dialect}-{peer.hex()[-16:]}"
+
+
+def text_of(peer: bytes) -> str:
+    """Return an identity that is a text; empty for any other."""
     try:
-        name = peer.decode()
+        text = peer.decode()
     except UnicodeDecodeError:
-        name = ""
-    if name and name.isprintable() and len(peer) <= c.MAX_NAME:
-        return name
-    return f"{dialect}-{peer.hex()[-16:]}"
+        return ""
+    return text if text.isprintable() and len(peer) <= c.MAX_NAME else ""
