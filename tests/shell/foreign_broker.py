@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -92,8 +92,12 @@ class ForeignBroker:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._beat)
-                nursery.start_soon(self.port.run, self._turn)
+                nursery.start_soon(self._serve)
                 task_status.started()
+
+    async def _serve(self) -> None:
+        with suppress(trio.ClosedResourceError):  # it is stopped between two turns
+            await self.port.run(self._turn)
 
     async def _beat(self) -> None:
         while True:

@@ -335,6 +335,7 @@ async def test_pigato_is_told_how_much_the_worker_takes(autojump_clock: Any) -> 
         for i in range(9):
             ask(broker, "job", i, id=b"%d" % i)
         await broker.until(m.Reject, 2)
+        hand.concurrency = 7  # or what is rejected comes again and again, and the clock stands still
         await until(lambda: job.running == 7)
 
 
@@ -443,6 +444,7 @@ async def test_a_drain_lets_what_runs_finish_and_takes_nothing_more(protocol: st
                 assert (drained, to_nobody(broker)) == ([], [])
                 job.release.set()
             assert drained == [True]
+            await until(lambda: to_nobody(broker))
             assert len(to_nobody(broker)) == 1
         await trio.sleep(1)
         assert broker.hands == {}
