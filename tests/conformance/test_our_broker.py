@@ -22,8 +22,15 @@ PATIENT = {
     "worker/replies-beat",
     "worker/stays",
 }
+#: These go one after the other, each with a silence to listen to.
+ONE_BY_ONE = "invalid/"
 #: With this none is left out over tcp: see `make peers-soak`.
 LONG = "ZMDP_PEERS_SECONDS" in os.environ
+
+
+def takes_long(check: str) -> bool:
+    """Whether a check is left to virtual time in the normal run."""
+    return check in PATIENT or check.startswith(ONE_BY_ONE)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +47,8 @@ def test_it_passes_in_memory(reports: tuple[Report, Report]) -> None:
 
 async def test_it_passes_over_tcp() -> None:
     """With an interval in which a busy machine does not stand still."""
-    chosen = {each.id for each in CHECKS if LONG or short(each.id) not in PATIENT}
-    assert len(chosen) > 0.9 * len(CHECKS)
+    chosen = {each.id for each in CHECKS if LONG or not takes_long(short(each.id))}
+    assert len(chosen) > 100
     report = await examine_ours("tcp://127.0.0.1:*", strict(heartbeat=1.0), chosen)
     assert ids(report, Outcome.FAIL) == set()
     assert ids(report, Outcome.PASS) == chosen

@@ -525,14 +525,18 @@ def mute() -> Iterator[str]:
         yield f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
 
 
+#: Half a second tells that somebody there does not answer; a call waits a second for a broker.
+HURRY = ("--set", "heartbeat=0.5", "--set", "connect=1")
+
+
 def test_a_broker_of_another_protocol_is_not_taken_for_none(mute: str, tmp_path: Path) -> None:
     with (
         start(tmp_path, "broker", "--bind", "tcp://127.0.0.1:*", "--protocol", "pigato") as broker,
-        start(tmp_path, "call", "echo", "--connect", mute) as unanswered,
-        start(HERE, "worker", "cli_handlers", "--connect", mute) as worker,
+        start(tmp_path, "call", "echo", "--connect", mute, *HURRY) as unanswered,
+        start(HERE, "worker", "cli_handlers", "--connect", mute, *HURRY) as worker,
     ):
         endpoint = line_with(broker.stdout, "listening").split()[-1]
-        refused = run(tmp_path, "call", "echo", "--connect", endpoint)
+        refused = run(tmp_path, "call", "echo", "--connect", endpoint, *HURRY)
         assert unanswered.wait(LIMIT) == refused.returncode == 8
         for errors in (refused.stderr, unanswered.stderr.read()):
             assert b"name it with --protocol)" in errors
