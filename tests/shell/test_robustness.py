@@ -195,9 +195,11 @@ class BusyEngine(Engine):
         super().__init__(ClientMachine(Identity(bytes(16), ""), DEFAULTS), lambda: None)
         self.items = items
 
-    def _receive(self, now: float) -> bool:
+    def _receive(self, now: float) -> None:
         self.items = max(self.items - 1, 0)
-        return self.items > 0
+
+    def _settled(self) -> bool:
+        return not self.items
 
     def _send(self, link: Any, frames: Any) -> bool:
         raise AssertionError

@@ -32,6 +32,9 @@ class Flawed:
     def receive(self) -> Sequence[tuple[bytes, object]]:
         return self._port.receive()
 
+    def settled(self) -> bool:
+        return self._port.settled()
+
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         return self._port.send(peer, frames)
 
@@ -138,6 +141,11 @@ class BreaksWhenItIsCancelled(IgnoresTheUnknown):
         raise ExceptionGroup("from a nursery of its own", [OSError("one"), OSError("two")])
 
 
+class IsSoonSettled(Flawed):
+    def settled(self) -> bool:
+        return True
+
+
 class HasNoNews(Flawed):
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         await trio.sleep_forever()
@@ -182,6 +190,7 @@ async def test_a_greeting_that_does_not_come_is_stuck(autojump_clock: MockClock)
         (TellsOfLossesFirst, "what_came_before_the_loss_is_delivered_late_too", AssertionError),
         (TakesAll, "a_full_queue_refuses_and_then_wakes", AssertionError),
         (IgnoresTheUnknown, "sending_to_an_unknown_peer_is_an_error", AssertionError),
+        (IsSoonSettled, "a_port_is_settled_when_nothing_is_left", AssertionError),
     ],
 )
 async def test_a_broken_promise_is_found(

@@ -164,6 +164,12 @@ class Dialler(ABC):
         """Return the links that have something to send, and forget them."""
         return _take(self._wiring.dirty)
 
+    @property
+    def lanes_changed(self) -> bool:
+        """Lanes are to be dialled, or their connections to be ended."""
+        wiring = self._wiring
+        return bool(wiring.opened or wiring.closed or wiring.unusable)
+
     def take_opened(self) -> list[Lane]:
         """Return the lanes that are to be dialled, and forget them."""
         return _take(self._wiring.opened)

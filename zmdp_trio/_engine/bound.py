@@ -46,16 +46,17 @@ class BoundEngine(Engine):
     def _ports(self) -> list[Port]:
         return [self._port]
 
-    def _receive(self, now: float) -> bool:
-        received = self._port.receive()
-        for peer, what in received:
+    def _receive(self, now: float) -> None:
+        for peer, what in self._port.receive():
             if type(what) is list:
                 self._bound.receive(peer, what, now=now)
             elif isinstance(what, Lost):
                 self._bound.lost(peer, now=now)
         for who, why in self._bound.take_dropped():
             self._log.log(f"{self._bound.name} dropped {plain(who)}: {plain(why)}", now=now)
-        return bool(received)
+
+    def _settled(self) -> bool:
+        return self._port.settled()
 
     def _send(self, link: Outbox, frames: Frames) -> bool:
         return self._port.send(link.peer, frames)

@@ -181,32 +181,38 @@ class DialEngine(Engine):
             del self._connections[connection.lane.name]
             connection.port.close()
 
-    def _receive(self, now: float) -> bool:
-        anything = self._retire()
+    def _receive(self, now: float) -> None:
+        dialler = self._dialler
+        if self._leaving or dialler.retiring or dialler.lanes_changed:
+            self._retire()
         for connection in list(self._connections.values()):
             lane = connection.lane
             if lane in self._leaving:
                 continue
             for _, what in connection.port.receive():
-                anything = True
                 if type(what) is list:
-                    self._dialler.receive(lane, what, now=now)
+                    dialler.receive(lane, what, now=now)
                 elif isinstance(what, Connected):
-                    self._dialler.connected(lane, now=now)
+                    dialler.connected(lane, now=now)
                 elif isinstance(what, Lost):
                     self._drop(connection, what.reason, now)
                     continue
                 if self._logged:
                     self._log_return(lane.uplink)
-        for lane in self._dialler.take_unusable():
-            if lane.name in self._connections:
-                self._drop(self._connections[lane.name], lane.reason, now)
-        for uplink in self._dialler.take_unanswered():
+        if dialler.lanes_changed:
+            for lane in dialler.take_unusable():
+                if lane.name in self._connections:
+                    self._drop(self._connections[lane.name], lane.reason, now)
+        for uplink in dialler.take_unanswered():
             self._log_loss(uplink, uplink.reason, now)
-        return anything
 
-    def _retire(self) -> bool:
-        """Close the lanes that have nothing left to do, and dial those that are new; tell whether any were closed."""
+    def _settled(self) -> bool:
+        if self._leaving or self._dialler.lanes_changed:
+            return False
+        return all(connection.port.settled() for connection in self._connections.values())
+
+    def _retire(self) -> None:
+        """Close the lanes that have nothing left to do, and dial those that are new."""
         for lane in self._leaving:
             self._keepers[lane.name].cancel()
         self._keep_opened()
@@ -214,7 +220,6 @@ class DialEngine(Engine):
         if self._dialler.retiring:
             for uplink in self._dialler.take_retired():
                 self._leaving += uplink.lanes
-        return bool(self._leaving)
 
     def _drop(self, connection: _Connection, reason: str, now: float) -> None:
         lane, uplink = connection.lane, connection.lane.uplink

@@ -3,6 +3,12 @@
 A turn is synchronous: take what has come, let the machine and its shell act, do what is due, send what is ready, until
 there is nothing left.  Two kinds of tasks take turns: each port's `run`, when there is news from the network, and
 `Engine.run`, at the machine's deadline or when somebody called `wake` because the machine has something to send.
+
+Whoever calls `wake` may send it right there instead, in its own task:
+
+* what comes alone.  A turn later, after a tick of Trio's loop, is 30 microseconds later, four times a request.
+* what has become many.  Otherwise all that happens in one tick leaves as one message at its end, and client, broker,
+  and worker wait for each other in turn: a hundred requests in flight went round as one batch, and kept one core busy.
 """
 
 from __future__ import annotations
@@ -19,6 +25,9 @@ from .._wire.frames import Frames
 
 #: Rounds of receiving and sending in one turn, after which other tasks get theirs.
 ROUNDS: Final = 16
+#: Calls of `wake` after which what they are about is sent in the middle of a tick.  Of a hundred requests in flight, 25
+#: made 15 percent less per second than 50, since each message costs some 10 microseconds at every hop, and 100 a third.
+EARLY: Final = 50
 
 
 def clock() -> float:
@@ -69,16 +78,23 @@ class Engine(ABC):
         self._act = act
         self._blocked: list[Outbox] = []
         self._sleeper: trio.lowlevel.Task | None = None
-        #: Somebody called `wake` while nobody slept.
-        self._woken = False
+        #: A turn is to be taken soon, and nobody sleeps.
+        self._roused = False
+        #: Calls of `wake` since the last turn; and whether there was only one before that.
+        self._wakes = 0
+        self._lonely = True
         #: Ended by `close` alone: what is cancelled around us has its last words to say.
         self._life = trio.CancelScope(shield=True)
         self._closed = False
         self._scope = trio.CancelScope()
 
     @abstractmethod
-    def _receive(self, now: float) -> bool:
-        """Feed the machine what has come; tell whether there was anything."""
+    def _receive(self, now: float) -> None:
+        """Feed the machine what has come."""
+
+    @abstractmethod
+    def _settled(self) -> bool:
+        """Tell whether nothing is left to receive, and its coming will be noticed."""
 
     @abstractmethod
     def _send(self, link: Outbox, frames: Frames) -> bool:
@@ -92,31 +108,34 @@ class Engine(ABC):
         """Do all there is to do now, and return."""
         if self._closed:
             return
-        self._woken = False
+        self._roused = False
+        if self._wakes:
+            self._lonely = self._wakes == 1
+            self._wakes = 0
         now = trio.current_time()
         machine = self._machine
-        self._offer_again()
+        if self._blocked:
+            self._offer_again()
         for _ in range(ROUNDS):
-            busy = self._receive(now)
+            self._receive(now)
             if now >= machine.deadline:
                 machine.handle_timer(now=now)
-                busy = True
             self._act()
-            if not self._flush(now) and not busy:
+            if self._flush(now) and self._settled():
                 break
         else:
-            self.wake()
-        if machine.deadline < self._scope.deadline:
-            self._scope.deadline = machine.deadline
+            self._rouse()
+        self._mind_deadline()
 
     def _offer_again(self) -> None:
         """Schedule the links whose last message was refused."""
-        if self._blocked:
-            blocked, self._blocked = self._blocked, []
-            for link in blocked:
-                link.schedule()
+        blocked, self._blocked = self._blocked, []
+        for link in blocked:
+            link.schedule()
 
     def _flush(self, now: float) -> bool:
+        """Send what is ready, and let the shell act on its having left; tell whether everybody could be reached."""
+        reached = True
         sent = False
         for link in self._machine.take_dirty():
             link.scheduled = False
@@ -125,26 +144,56 @@ class Engine(ABC):
                     taken = self._send(link, frames)
                 except PeerGone:
                     self._gone(link, now)
+                    reached = False
                     break
                 if not taken:
                     self._blocked.append(link)
                     break
                 link.batch_sent()
                 sent = True
-        return sent
+        if sent:
+            self._act()
+        return reached
 
     def wake(self) -> None:
+        """Have what the machine has to say sent: at once if it comes alone or there is much of it, else in a turn soon.
+
+        The machine, and whoever calls, must be ready for whatever `_gone` makes of a peer that can't be reached.
+        """
+        self._wakes += 1
+        if self._wakes == 1 and self._lonely:
+            self._send_now()
+        elif self._wakes % EARLY == 0:
+            self._send_now()
+        else:
+            self._rouse()
+
+    def _send_now(self) -> None:
+        if self._closed:
+            return
+        blocked = len(self._blocked)
+        if not self._flush(trio.current_time()) or len(self._blocked) > blocked or not self._settled():
+            self._rouse()
+        else:
+            self._mind_deadline()
+
+    def _rouse(self) -> None:
         """Have a turn taken soon."""
         if self._sleeper is None:
-            self._woken = True
+            self._roused = True
         else:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
     def watch(self) -> None:
         """Mind that the machine's deadline may have come nearer; a turn that is due anyway sees to that itself."""
-        if self._sleeper is not None and self._machine.deadline < self._scope.deadline:
-            self._scope.deadline = self._machine.deadline
+        if self._sleeper is not None:
+            self._mind_deadline()
+
+    def _mind_deadline(self) -> None:
+        deadline = self._machine.deadline
+        if deadline < self._scope.deadline:
+            self._scope.deadline = deadline
 
     async def run(self) -> None:
         """Take turns until closed or cancelled."""
@@ -194,7 +243,7 @@ class Engine(ABC):
 
     async def _sleep(self) -> None:
         """Wait for `wake`, or for the scope's deadline."""
-        if self._woken:
+        if self._roused:
             await trio.lowlevel.checkpoint()
             return
 

@@ -73,9 +73,18 @@ class Port(Protocol):
     def receive(self) -> Sequence[Received]:
         """Take what has come, in order, up to some bound; empty when there is nothing.
 
-        Whoever sends or receives ends with a `receive` that returned empty, or `ready` may not be called for what is
-        still there.  `Lost` comes once, after all that the peer had sent; on a bound port only for peers that were
+        `Lost` comes once, after all that the peer had sent; on a bound port only for peers that were
         heard of.
+
+        Raises:
+            trio.ClosedResourceError: the port was closed.
+        """
+
+    def settled(self) -> bool:
+        """Tell whether nothing is left to receive, so that `ready` is called for whatever comes from now on.
+
+        Whoever has sent or received must have seen this, or a `receive` that returned empty, before it waits for
+        `ready`: a send may use up the sign that something has come.
 
         Raises:
             trio.ClosedResourceError: the port was closed.

@@ -327,6 +327,11 @@ class MemoryPort:
                 received.append((way.name if way else DIALLED, what))
         return received
 
+    def settled(self) -> bool:
+        """Tell whether nothing is left to receive; see `Port.settled`."""
+        self._check()
+        return not self._inbox or self._inbox[0][0] > trio.current_time()
+
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         """Hand a message over; see `Port.send`."""
         self._check()

@@ -53,21 +53,28 @@ class DealerPort(ZmqPort):
             self._read_monitor()
         if self._events:
             received, self._events = self._events, received
-        get = self._get
-        events = get(EVENTS)
-        if events & POLLIN:
+        self._quiet = not self._look() & POLLIN
+        if not self._quiet:
             self._take(received)
-            if get(EVENTS) & POLLIN:
+            self._quiet = not self._get(EVENTS) & POLLIN
+            if not self._quiet:
                 self._take_batch(received)
-        elif self._refused and events & POLLOUT:
+        if self._lost and not self._told:
+            if received:
+                self._quiet = False
+            else:
+                self._told = True
+                received.append((DIALLED, self._lost))
+                with suppress(zmq.ZMQError):  # there may be nothing left to disconnect
+                    self._socket.disconnect(self._endpoints[0])
+        return received
+
+    def _look(self) -> int:
+        events = self._get(EVENTS)
+        if self._refused and events & POLLOUT:
             self._refused = False
             self._nudge()
-        if self._lost and not self._told and not received:
-            self._told = True
-            received.append((DIALLED, self._lost))
-            with suppress(zmq.ZMQError):  # there may be nothing left to disconnect
-                self._socket.disconnect(self._endpoints[0])
-        return received
+        return events
 
     def _take(self, received: list[Received]) -> int:
         recv = self._recv

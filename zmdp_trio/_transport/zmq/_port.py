@@ -41,7 +41,7 @@ class ZmqPort:
 
     libzmq's file descriptor is edge-triggered: it is readable from the moment that libzmq's threads have left word
     for the socket until the socket was next used or asked for its EVENTS, whatever there is to read then.  So a
-    wait for it is safe only right after EVENTS were seen to be empty, which is what an empty `receive` means.
+    wait for it is safe only right after EVENTS were seen to be empty, which is what `settled` means.
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class ZmqPort:
         "_monitor",
         "_name",
         "_patience",
+        "_quiet",
         "_recv",
         "_refused",
         "_retry",
@@ -74,6 +75,8 @@ class ZmqPort:
         self._recv: Callable[..., Any] = raw.recv
         self._send: Callable[..., Any] = raw.send
         self._again = True
+        #: Whether nothing was there to receive when we last looked, and nothing was sent since.
+        self._quiet = False
         #: Whether a send was refused since `ready` was last called.
         self._refused = False
         #: Seconds that `run` would now wait before it has a refused message offered again.
@@ -120,6 +123,15 @@ class ZmqPort:
         finally:
             self._patience = 0.0
 
+    def settled(self) -> bool:
+        if not self._quiet:
+            self._quiet = not self._look() & POLLIN
+        return self._quiet
+
+    def _look(self) -> int:
+        """Return EVENTS; whatever they use up is minded."""
+        raise NotImplementedError
+
     def _take_batch(self, received: list[Received]) -> None:
         """Receive messages until there are none or they are many."""
         large = 0
@@ -129,6 +141,7 @@ class ZmqPort:
                 if large > BATCH_BYTES:
                     break
         except zmq.Again:
+            self._quiet = True
             return
         self._again = True
 
@@ -143,6 +156,7 @@ class ZmqPort:
     def _offer(self, first: Frame, rest: Sequence[Frame]) -> bool:
         """Send a message, or tell that there is no room for it."""
         send = self._send
+        self._quiet = False
         try:
             send(first, DONTWAIT_MORE if rest else DONTWAIT)
         except zmq.Again:

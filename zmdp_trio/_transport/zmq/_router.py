@@ -52,21 +52,28 @@ class RouterPort(ZmqPort):
         received: list[Received] = []
         if self._monitor.news:
             self._read_monitor()  # before EVENTS: then nothing that came before a loss is overlooked
+        # EVENTS cost a system call, an empty recv() an exception, which is as much as two of them.  So EVENTS are
+        # asked while there may be one message or two, and only a longer row is read to its bitter end.
+        self._quiet = not self._look() & POLLIN
+        if not self._quiet:
+            self._take(received)
+            self._quiet = not self._get(EVENTS) & POLLIN
+            if not self._quiet:
+                self._take_batch(received)
+        if self._ended:
+            if received:
+                self._quiet = False
+            else:
+                received.extend((peer, _ENDED) for peer in self._ended)
+                self._ended.clear()
+        return received
+
+    def _look(self) -> int:
         if self._refused and self._signal.poll(0):
             # Perhaps word that a full peer has room: the send that was refused need not have looked, for libzmq does
             # so once in a millisecond, and EVENTS are about to use it up.
             self._nudge()
-        get = self._get
-        # EVENTS cost a system call, an empty recv() an exception, which is as much as two of them.  So EVENTS are
-        # asked while there may be one message or two, and only a longer row is read to its bitter end.
-        if get(EVENTS) & POLLIN:
-            self._take(received)
-            if get(EVENTS) & POLLIN:
-                self._take_batch(received)
-        if self._ended and not received:
-            received.extend((peer, _ENDED) for peer in self._ended)
-            self._ended.clear()
-        return received
+        return self._get(EVENTS)
 
     def _take(self, received: list[Received]) -> int:
         recv = self._recv

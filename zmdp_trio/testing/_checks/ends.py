@@ -44,11 +44,11 @@ class End:
         """Receive, process, send, until there is nothing to receive after the last send."""
         self.turns += 1
         while True:
+            if self.reading:
+                self._take(self.port.receive())
             self._flush()
-            batch = self.port.receive() if self.reading else ()
-            if not batch:
+            if not self.reading or self.port.settled():
                 break
-            self._take(batch)
 
     def read(self) -> None:
         """Read again, after `reading` was false."""
@@ -61,7 +61,7 @@ class End:
                 self._queues[peer].append(what)
             else:
                 self.received.append((peer, what))
-        self._news.set()
+                self._news.set()
 
     def _flush(self) -> None:
         for peer, queue in self._queues.items():
