@@ -85,9 +85,9 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
             return
         session.heard = self._timers.now = self._keys.now = now
         try:
-            handlers = session.handlers
+            handler_of = session.handlers.get
             for command in session.link.receive(frames):
-                handle = handlers.get(type(command))
+                handle = handler_of(type(command))
                 if handle is None:
                     raise ProtocolError(f"{type(command).__name__} from a {session.role}")
                 handle(self, session, command, now)
