@@ -152,11 +152,14 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
     @property
     def deadline(self) -> float:
         """When `handle_timer` is to be called; `math.inf` for never."""
-        return min(self._next_beat, self._timers.deadline)
+        # At each turn, twice or more: `min` takes three times as long.
+        beat, timer = self._next_beat, self._timers.deadline
+        return beat if beat < timer else timer
 
     def take_dirty(self) -> list[Link]:
         """Return the links that have something to send, and forget them."""
-        dirty, self._dirty[:] = self._dirty[:], []
+        dirty = self._dirty[:]
+        self._dirty.clear()
         return dirty
 
     def take_dropped(self) -> list[tuple[str, str]]:
