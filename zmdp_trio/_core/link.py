@@ -330,9 +330,11 @@ class Link:
             ProtocolError: the message can't be read.
         """
         commands, skipped = zmdp1.decode(frames)
-        self.skipped += skipped
+        if skipped:
+            self.skipped += skipped
         batch = commands[0]
-        if batch.sequence == 0 and len(commands) > 1:
+        sequence = batch.sequence
+        if sequence == 0 and len(commands) > 1:
             if any(type(command) not in UNCOUNTED for command in commands[1:]):
                 raise ProtocolError("a command that must be in a numbered batch")
             # A greeting that came again, or a farewell: what it says of a session is not for this one.
@@ -344,15 +346,15 @@ class Link:
             self._resent = True
             self._unsent = deque(frames for _, frames, _ in self._unacked)
             self.schedule()
-        if batch.sequence == 0:
+        if sequence == 0:
             return commands
-        if batch.sequence != self.received + 1:
-            self._out_of_order(batch.sequence)
+        if sequence != self.received + 1:
+            self._out_of_order(sequence)
             return []
-        self.received += 1
+        self.received = sequence
         self._asked = False
         self._owed += 1
-        self._owed_bytes += sum(map(len, frames))
+        self._owed_bytes += len(frames[1]) if len(frames) == 2 else sum(map(len, frames))
         if self._owed >= ACK_BATCHES or self._owed_bytes >= ACK_BYTES:
             self.schedule()
         return commands

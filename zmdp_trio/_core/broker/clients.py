@@ -26,23 +26,27 @@ class ClientCommands(Recovery):
     _directory: Directory
 
     def _on_request(self, session: Session, request: c.Request, now: float) -> None:
-        if request.id in session.requests:
-            raise ProtocolError(f"request {request.id} came twice")
-        service = self._service_for(session, request)
-        if service is None:
-            return
+        requests, id = session.requests, request.id
+        if id in requests:
+            raise ProtocolError(f"request {id} came twice")
+        service = self._services.get(request.service)
+        # The name of a service that is offered was looked at when it was.
+        if service is None or not service.offers or request.worker is not None or request.key is not None:
+            service = self._service_for(session, request)
+            if service is None:
+                return
         size = request_weight(request)
         self._next_job += 1
-        client = session if request.key is None else self._keyed_client(session, request, service, now)
-        if client is None:
-            return
-        job = Job(self._next_job, client, session, service, request, size, now)
-        if isinstance(client, KeyedClient):
-            client.job = job
-        client.requests[request.id] = job
+        if request.key is None:
+            requests[id] = job = Job(self._next_job, session, session, service, request, size, now)
+        else:
+            entry = self._keyed_client(session, request, service, now)
+            if entry is None:
+                return
+            entry.requests[id] = entry.job = job = Job(self._next_job, entry, session, service, request, size, now)
         self._ledger.bytes += size + JOB_BYTES
         service.counters.received += 1
-        error = self._refusal(session, request, len(session.requests))
+        error = self._refusal(session, request, len(requests))
         if error is not None:
             self._refuse(job, error)
             return
@@ -51,9 +55,6 @@ class ClientCommands(Recovery):
     def _service_for(self, session: Session, request: c.Request) -> Service | None:
         """Return a request's service; None if the request was refused before any table heard of it, or of its names."""
         try:
-            service = self._services.get(request.service)
-            if service is not None and service.offers and request.worker is None and request.key is None:
-                return service  # its name was looked at when it was offered
             self._check_names(request)
             if not is_reserved(request.service):
                 return self._look_for(request)

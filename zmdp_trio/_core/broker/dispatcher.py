@@ -18,7 +18,7 @@ from ..._errors import (
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..link import Ledger, Link, request_weight, weight
-from .job import CANCELLING, DISPATCH, JOB_BYTES, QUEUED, RUNNING, Job, JobInput
+from .job import CANCELLING, DISPATCHED, INFINITE, JOB_BYTES, QUEUED, RUNNING, Job, JobInput
 from .keys import Caller, KeyedClient, KeyTable
 from .placement import Placement, in_order
 from .service import Offer, Service
@@ -72,17 +72,15 @@ class Dispatcher(Placement):
             return
         if job.given:
             self._tell_retries(job)
-        job.step(DISPATCH)
+        job.state = DISPATCHED[job.state]
         job.offer = offer
         job.given = True
-        service, worker = job.service, offer.session
+        service, worker, request, size = job.service, offer.session, job.request, job.size
+        assert request is not None
         service.take_slot(offer)
         service.running += 1
-        worker.held[job.id] = job
-        request = job.request
-        assert request is not None
-        request.id = job.id
-        size = job.size
+        request.id = id = job.id
+        worker.held[id] = job
         if request.service != service.name or request.asked:
             request.service = service.name
             request.asked = "" if job.asked == service.name else job.asked
@@ -90,9 +88,10 @@ class Dispatcher(Placement):
         request.peer = job.client.name
         request.caller, request.call = job.owner.digest, job.client_id
         request.messages, request.bytes = job.messages, job.bytes
-        request.left = job.deadline - now if job.deadline < math.inf else None
-        worker.link.put(request, size)
-        if worker.link.outbox_bytes > self.settings.outbox:
+        request.left = job.deadline - now if job.deadline < INFINITE else None
+        link = worker.link
+        link.put(request, size)
+        if link.outbox_bytes > self.settings.outbox:
             self._choke(worker)
 
     def _tell_retries(self, job: Job) -> None:
@@ -175,8 +174,11 @@ class Dispatcher(Placement):
         if job.state is not CANCELLING:
             del job.client.requests[job.client_id]
         job.step(event)
-        self._let_go(job)
-        self._ledger.bytes -= JOB_BYTES
+        if job.request is None:
+            self._ledger.bytes -= JOB_BYTES
+        else:
+            self._ledger.bytes -= JOB_BYTES + job.size
+            job.request = None
         service = job.service
         if not service.offers:
             self._forget_service(service)
@@ -328,7 +330,7 @@ class Dispatcher(Placement):
         elif job.request is None:
             self._refuse(job, BrokerLost("a worker rejected it, and its payload was lost with the broker"))
         else:
-            job.rejected_by = frozenset((*(job.rejected_by or ()), offer.session))
+            job.reject(offer.session)
             service = self._server_of(job)
             if service is not None and service.served(job):
                 self._again(job, now)

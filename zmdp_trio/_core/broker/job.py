@@ -49,15 +49,17 @@ class JobInput(enum.IntEnum):
 
 #: What a request counts for in the broker's memory, beside its body and its texts.
 JOB_BYTES: Final = 2**10
+#: When the time of a request that has no deadline is up.
+INFINITE: Final = math.inf
 
-# What each request needs is at hand: to look it up in the enum takes 65 ns more, six times for each request.
+# What each request needs is at hand: to look it up in the enum takes 65 ns more.
 QUEUED, RUNNING, CANCELLING, ENDED = Q, R, C, E = (
     JobState.QUEUED,
     JobState.RUNNING,
     JobState.CANCELLING,
     JobState.ENDED,
 )
-DISPATCH, REPLY = JobInput.DISPATCH, JobInput.REPLY
+REPLY = JobInput.REPLY
 
 #: What becomes of a job.  An input that a state does not list can't happen: the machine asks before it acts.
 TRANSITIONS: Final[dict[JobState, dict[JobInput, JobState]]] = {
@@ -73,6 +75,8 @@ TRANSITIONS: Final[dict[JobState, dict[JobInput, JobState]]] = {
     C: {JobInput.REPLY: E, JobInput.FAIL: E, JobInput.LOSE: E, JobInput.REFUSE: E},
     E: {},
 }
+#: The table's column for what every job goes through: a quarter of the time that `Job.step` takes.
+DISPATCHED: Final = {state: row[JobInput.DISPATCH] for state, row in TRANSITIONS.items() if JobInput.DISPATCH in row}
 
 
 class Job:
@@ -88,12 +92,14 @@ class Job:
         deadline: on the machine's clock.
         appear: while it is queued and no worker is there for it: when it will have waited long enough for one.
         rejected_by: the sessions that will not be asked again.
+        choosy: not every worker of the service may have it.
     """
 
     __slots__ = (
         "appear",
         "asked",
         "bytes",
+        "choosy",
         "client",
         "client_id",
         "deadline",
@@ -131,11 +137,13 @@ class Job:
         self.request: c.Request | None = request
         self.size = size
         self.state = QUEUED
-        self.deadline = deadline_of(request, now)
-        self.appear = math.inf
+        left = request.left
+        self.deadline = INFINITE if left is None else now + left
+        self.appear = INFINITE
         self.retries = request.retry
         #: Only the worker of this name may have it.
-        self.wanted = request.worker
+        self.wanted = wanted = request.worker
+        self.choosy = wanted is not None
         self.offer: Offer | None = None
         #: Some worker has seen it.
         self.given = False
@@ -158,12 +166,12 @@ class Job:
             return False
         return self.rejected_by is None or offer.session not in self.rejected_by
 
-    @property
-    def choosy(self) -> bool:
-        """Not every worker of the service may have it."""
-        return self.wanted is not None or self.rejected_by is not None
+    def reject(self, session: Session) -> None:
+        """This worker will not run it."""
+        self.rejected_by = frozenset((*(self.rejected_by or ()), session))
+        self.choosy = True
 
 
 def deadline_of(request: c.Request, now: float) -> float:
     """Return when the time of a request that has just come is up."""
-    return math.inf if request.left is None else now + request.left
+    return INFINITE if request.left is None else now + request.left

@@ -85,9 +85,9 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
             return
         session.heard = self._timers.now = self._keys.now = now
         try:
-            handlers = session.handlers
+            handler_of = session.handlers.get
             for command in session.link.receive(frames):
-                handle = handlers.get(type(command))
+                handle = handler_of(type(command))
                 if handle is None:
                     raise ProtocolError(f"{type(command).__name__} from a {session.role}")
                 handle(self, session, command, now)
@@ -152,11 +152,14 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
     @property
     def deadline(self) -> float:
         """When `handle_timer` is to be called; `math.inf` for never."""
-        return min(self._next_beat, self._timers.deadline)
+        # At each turn, twice or more: `min` takes three times as long.
+        beat, timer = self._next_beat, self._timers.deadline
+        return beat if beat < timer else timer
 
     def take_dirty(self) -> list[Link]:
         """Return the links that have something to send, and forget them."""
-        dirty, self._dirty[:] = self._dirty[:], []
+        dirty = self._dirty[:]
+        self._dirty.clear()
         return dirty
 
     def take_dropped(self) -> list[tuple[str, str]]:
