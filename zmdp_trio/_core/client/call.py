@@ -74,6 +74,7 @@ class Call:
         "heard",
         "id",
         "inbox",
+        "looked",
         "low",
         "outcome",
         "partials",
@@ -118,6 +119,8 @@ class Call:
         self.retries = request.retry
         #: When the last sign of life came, or the caller began to wait.
         self.heard = 0.0
+        #: When its caller last began to wait, or looked at its deadline.
+        self.looked = 0.0
         self.partials = 0
         self.inbox: deque[c.Partial] = deque()
         self.outcome: c.Final | RequestError | None = None

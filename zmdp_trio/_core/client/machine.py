@@ -86,7 +86,7 @@ class ClientMachine(Dialler):
         if call.state is CallState.WAITING:
             return
         call.heard = now
-        self._set_timer(call, now)
+        self._watch(call, now)
 
     def unwait(self, call: Call) -> None:
         """The caller does something else: silence doesn't count."""
@@ -268,12 +268,33 @@ class ClientMachine(Dialler):
 
     # ---- time
 
-    def _set_timer(self, call: Call, now: float) -> None:
+    def _watch(self, call: Call, now: float) -> None:
         """Wake the call when it was silent for too long, or when half of its time left has gone."""
-        look = now + self.settings.heartbeat
+        call.looked = now
+        self._set_timer(call)
+
+    def _set_timer(self, call: Call) -> None:
+        """Set a call's timer if it is due before the next beat, which sets those that are due after it.
+
+        Most calls are over by then, and never need one: setting and cancelling it cost a microsecond.
+        """
+        looked = call.looked
+        due = looked + self.settings.heartbeat
         if call.deadline < math.inf:
-            look = min(look, now + max((call.deadline - now) / 2, RESAMPLE_MIN))
-        self._timers.set(call, min(call.heard + call.timeout, call.enforced, look))
+            due = min(due, looked + max((call.deadline - looked) / 2, RESAMPLE_MIN))
+        silent = call.heard + call.timeout
+        if silent < due:
+            due = silent
+        if call.enforced < math.inf:
+            self._timers.set(call, min(due, call.enforced))
+        elif due < self._next_beat:
+            self._timers.set(call, due)
+
+    def _beat(self, uplink: Uplink, now: float) -> None:
+        super()._beat(uplink, now)
+        for call in self._calls[uplink].values():
+            if call.waited_for:
+                self._set_timer(call)
 
     def _on_timer(self, key: Call, now: float) -> None:
         call = key
@@ -289,7 +310,7 @@ class ClientMachine(Dialler):
             message = f"no reply for {call.timeout:g} s"
             self._give_up(call, DeadlineExceeded(message, service=call.request.service))
         else:
-            self._set_timer(call, now)
+            self._watch(call, now)
             self._news.append(call)
 
     def _give_up(self, call: Call, error: RequestError) -> None:
@@ -412,7 +433,7 @@ class ClientMachine(Dialler):
         self._send(call, uplink, now)
         call.heard = now
         if call.waited_for:
-            self._set_timer(call, now)
+            self._watch(call, now)
 
     # ---- the end
 
