@@ -104,7 +104,6 @@ class Call:
     def __init__(
         self,
         request: c.Request,
-        *,
         explicit_deadline: float | None = None,
         discards: bool = False,
     ) -> None:
