@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 import attrs
 import trio
@@ -19,12 +19,13 @@ from ._core.foreign import protocol_of
 from ._core.protocol import ZMDP1, Protocol
 from ._core.uplink import Identity
 from ._engine import DialEngine
-from ._errors import InvalidArgument, RequestCancelled
+from ._errors import DeadlineExceeded, InvalidArgument, RequestCancelled, RequestError
 from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
-from ._stream import ReplyStream
+from ._stream import OPEN, SENT, AwaitedCall, ReplyStream, value_of
 from ._wire.commands import MAX_RETRY, Request
+from ._wire.commands import Final as FinalReply
 
 
 class _Default:
@@ -35,6 +36,8 @@ class _Default:
 
 
 _DEFAULT: Any = _Default()
+#: Seconds before the caller's own deadline in which another process may already think that it has passed.
+EARLY: Final = 0.5
 
 
 @attrs.frozen
@@ -66,6 +69,9 @@ class Client:
         self._machine = ClientMachine(Identity(chance().randbytes(16), name), settings, protocol)
         self._engine = DialEngine(self._machine, self._act, settings, brokers, log_level=logging.INFO)
         self._token = trio.lowlevel.current_trio_token()
+        #: `trio.current_time`, at half its price.
+        self._now = trio.lowlevel.current_clock().current_time
+        self._timeout = _on_the_wire(settings.timeout)
         self._abandoned: list[Call] = []
         self._closed = False
 
@@ -108,28 +114,11 @@ class Client:
         Raises:
             RequestError: what went wrong, as its `code` and its subclass tell.
         """
-        call = self._make_call(
-            service,
-            payload,
-            timeout=timeout,
-            deadline=deadline,
-            headers=headers,
-            retry=retry,
-            key=key,
-            worker=worker,
-            discards=on_partial is None,
-        )
-        stream = ReplyStream(self, call)
-        try:
-            await stream._start()
-            while (partial := await stream._next()) is not None:
-                assert on_partial is not None
-                result = on_partial(_payload.decode_reply(partial.content, partial.body, service))
-                if inspect.isawaitable(result):
-                    await result
-            return stream.final
-        finally:
-            stream.cancel()
+        discards = on_partial is None
+        call = self._make_call(service, payload, timeout, deadline, headers, retry, key, worker, discards)
+        if on_partial is not None:
+            return await self._read_partials(ReplyStream(self, call), on_partial)
+        return value_of(await self._ask(call), service)
 
     def stream(
         self,
@@ -155,17 +144,7 @@ class Client:
 
         Args and errors are those of `request`; errors are raised by the iteration.
         """
-        call = self._make_call(
-            service,
-            payload,
-            timeout=timeout,
-            deadline=deadline,
-            headers=headers,
-            retry=retry,
-            key=key,
-            worker=worker,
-        )
-        return ReplyStream(self, call)
+        return ReplyStream(self, self._make_call(service, payload, timeout, deadline, headers, retry, key, worker))
 
     async def aclose(self) -> None:
         """Cancel what is outstanding, and take leave of the brokers."""
@@ -182,7 +161,6 @@ class Client:
         self,
         service: str,
         payload: Any,
-        *,
         timeout: float | None = _DEFAULT,
         deadline: float | None = None,
         headers: Mapping[str, str] | None = None,
@@ -190,24 +168,78 @@ class Client:
         key: str | None = None,
         worker: str | None = None,
         discards: bool = False,
-    ) -> Call:
+    ) -> AwaitedCall:
         if self._closed:
             raise trio.ClosedResourceError("the client is closed")
-        if timeout is _DEFAULT:
-            timeout = self.settings.timeout
         content, body = _payload.encode(payload)
-        request = Request(0, service, content, body, 0, 0)
-        request.timeout = None if timeout in (None, -1, math.inf) else timeout
-        if headers:
-            request.headers = dict(headers)
-        request.retry = retry
-        request.key = key
-        request.worker = worker
-        _check_arguments(request, deadline)
-        if request.timeout is not None:
-            # A whole number may be too large for the wire; a float is not.
-            request.timeout = float(min(request.timeout, 1e18))
-        return Call(request, explicit_deadline=deadline, discards=discards)
+        request = Request(0, service, content, body, 0, 0, None, self._timeout)
+        special = headers or key or worker or deadline is not None or timeout is not _DEFAULT
+        if special or type(retry) is not int or retry or not _is_plain_name(service):
+            if timeout is not _DEFAULT:
+                request.timeout = None if timeout in (None, -1, math.inf) else timeout
+            request.headers = dict(headers) if headers else None
+            request.retry, request.key, request.worker = retry, key, worker
+            _check_arguments(request, deadline)
+            request.timeout = _on_the_wire(request.timeout)
+        return AwaitedCall(request, deadline, discards)
+
+    def _start(self, call: Call) -> None:
+        """Send the request; the caller's deadline goes along."""
+        if self._closed:
+            raise trio.ClosedResourceError("the client is closed")
+        if call.deadline_is_callers:
+            call.deadline = trio.current_effective_deadline()
+        self._machine.start(call, now=self._now())
+        self._engine.wake()
+
+    async def _ask(self, call: AwaitedCall) -> FinalReply | RequestError:
+        """Start a call, and return its outcome; whoever leaves before cancels the handler."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._start(call)
+            self._machine.wait(call, now=self._now())
+            while call.outcome is None:
+                call.waiter = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(call.abort)
+                self._look_at_deadline(call)
+        finally:
+            if call.outcome is None and call.state in OPEN:
+                self._cancel(call)
+        if type(call.outcome) is DeadlineExceeded:
+            await self._let_own_deadline_pass(call)
+        return call.outcome
+
+    async def _read_partials(self, stream: ReplyStream, on_partial: Callable[[Any], Any]) -> Any:
+        """Call `on_partial` with each partial reply of a request, and return the final one."""
+        try:
+            await stream._start()
+            while (partial := await stream._next()) is not None:
+                result = on_partial(_payload.decode_reply(partial.content, partial.body, stream.service))
+                if inspect.isawaitable(result):
+                    await result
+            return stream.final
+        finally:
+            stream.cancel()
+
+    def _look_at_deadline(self, call: Call) -> None:
+        """Tell the handler if the caller's deadline was moved."""
+        if call.state is SENT and call.deadline_is_callers:
+            deadline = trio.current_effective_deadline()
+            # Of a cancelled scope, which the caller is about to leave, Trio says -inf: that is no deadline.
+            if deadline not in (call.deadline, -math.inf):
+                self._machine.move_deadline(call, deadline, now=self._now())
+                self._engine.wake()
+
+    async def _let_own_deadline_pass(self, call: Call) -> None:
+        """Wait for the caller's own scope to end, if that is what the worker says.
+
+        The worker can be the first to see the deadline pass, and its error come before we look at our clock.  The
+        caller was promised that its own scope ends the call.
+        """
+        if isinstance(call.outcome, DeadlineExceeded) and call.deadline_is_callers:
+            deadline = trio.current_effective_deadline()
+            if deadline <= self._now() + EARLY:
+                await trio.sleep_until(deadline)
 
     def _act(self) -> None:
         """Wake the callers that have something to look at."""
@@ -241,6 +273,15 @@ class Client:
         self._machine.fail_all(RequestCancelled("the client was closed"))
         self._machine.goodbye()
         self._engine.close()
+
+
+def _on_the_wire(timeout: float | None) -> float | None:
+    """Return a limit of silence as a REQUEST says it: the wire has no room for a whole number that is too large."""
+    return None if timeout in (None, -1, math.inf) else float(min(timeout, 1e18))
+
+
+def _is_plain_name(service: object) -> bool:
+    return type(service) is str and service != "" and service.isascii()
 
 
 def _check_arguments(request: Request, deadline: float | None) -> None:

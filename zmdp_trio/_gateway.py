@@ -20,7 +20,6 @@ from ._names import peer_name
 from ._nursery import open_plain_nursery
 from ._payload import Opaque
 from ._settings import Overrides, Settings, settings_with
-from ._stream import ReplyStream
 from ._transport import Port, listen
 from ._wire.commands import Final
 from ._wire.frames import Frame
@@ -148,14 +147,7 @@ class Gateway:
         """Call the service, and return its final reply as it came: it may not have to be read."""
         payload: Any = Opaque(body[0]) if len(body) == 1 else [bytes(frame) for frame in body]
         call = self._client._make_call(self.service, payload, retry=self._retry, discards=True)
-        stream = ReplyStream(self._client, call)
-        try:
-            await stream._start()
-            await stream._next()
-        finally:
-            stream.cancel()
-        outcome = call.outcome
-        assert outcome is not None
+        outcome = await self._client._ask(call)
         if isinstance(outcome, RequestError):
             raise outcome
         return outcome

@@ -316,6 +316,22 @@ def test_the_caller_s_own_deadline_is_not_enforced_here_and_is_looked_at_in_time
     assert call.outcome is None
 
 
+def test_a_call_that_is_over_before_the_next_beat_never_had_a_timer() -> None:
+    stage, broker, client = play()
+    stage.advance(1.0)
+    brief, long = start(client, now=1.0), start(client, now=1.0)
+    assert client.statistics()["timers"] == 0
+    broker.send(c.Final(1, 0, b""))
+    stage.flush()
+    assert client.take_news() == [brief]
+    looks = []
+    while stage.now < 10.0:
+        stage.step()
+        if client.take_news() == [long]:
+            looks.append(stage.now)
+    assert looks == [3.5, 6.0, 8.5]
+
+
 def test_a_deadline_that_was_moved_is_told() -> None:
     stage, broker, client = play()
     call = Call(a_request())

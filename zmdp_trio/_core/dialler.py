@@ -143,10 +143,7 @@ class Dialler(ABC):
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
             for uplink in self.uplinks.values():
-                uplink.beat(now, busy=self._holds(uplink))
-                if uplink.unanswered:
-                    self._unanswered.append(uplink)
-                self._handle_found(uplink, now)
+                self._beat(uplink, now)
         for key in self._timers.pop_due(now):
             if isinstance(key, Due):
                 self._handle_found(key.uplink, now)
@@ -154,6 +151,13 @@ class Dialler(ABC):
                 self._give_up_session(key, now)
             else:
                 self._on_timer(key, now)
+
+    def _beat(self, uplink: Uplink, now: float) -> None:
+        """A heartbeat interval has passed; the next one ends at `_next_beat`."""
+        uplink.beat(now, busy=self._holds(uplink))
+        if uplink.unanswered:
+            self._unanswered.append(uplink)
+        self._handle_found(uplink, now)
 
     @property
     def deadline(self) -> float:

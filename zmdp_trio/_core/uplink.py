@@ -35,6 +35,10 @@ class State(enum.IntEnum):
     REFUSED = 3
 
 
+#: At hand for what asks for each request.
+UP: Final = State.UP
+
+
 class Input(enum.IntEnum):
     """What can happen to an uplink."""
 
@@ -207,7 +211,7 @@ class Uplink(Lane):
     @property
     def up(self) -> bool:
         """Commands put now leave at once."""
-        return self.state is State.UP
+        return self.state is UP
 
     @property
     def unanswered(self) -> bool:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ..._errors import RequestError
     from ..uplink import Uplink
 
+_INF: Final = math.inf
+#: The inbox of a call whose partial replies nobody reads.
+_NOTHING: Final[deque[c.Partial]] = deque(maxlen=0)
+_NOBODY: Final[frozenset[Uplink]] = frozenset()
+
 
 class CallState(enum.IntEnum):
     """Where a call is."""
@@ -29,6 +34,10 @@ class CallState(enum.IntEnum):
     ENDED = 3
 
 
+# As an attribute of its class, each of them costs 50 nanoseconds.
+NEW, WAITING, SENT, ENDED = CallState
+
+
 class CallInput(enum.IntEnum):
     """What can happen to a call."""
 
@@ -38,6 +47,8 @@ class CallInput(enum.IntEnum):
     AGAIN = 2
     END = 3
 
+
+WAIT, SEND, AGAIN, END = CallInput
 
 TRANSITIONS: Final[dict[CallState, dict[CallInput, CallState]]] = {
     CallState.NEW: {
@@ -74,6 +85,7 @@ class Call:
         "heard",
         "id",
         "inbox",
+        "looked",
         "low",
         "outcome",
         "partials",
@@ -92,7 +104,6 @@ class Call:
     def __init__(
         self,
         request: c.Request,
-        *,
         explicit_deadline: float | None = None,
         discards: bool = False,
     ) -> None:
@@ -104,22 +115,24 @@ class Call:
             discards: nobody reads partial replies.
         """
         self.request = request
-        self.state = CallState.NEW
+        self.state = NEW
         self.id = 0
         self.uplink: Uplink | None = None
         self.deadline_is_callers = explicit_deadline is None
         #: What the handler is told.
-        self.deadline = math.inf if explicit_deadline is None else explicit_deadline
+        self.deadline = _INF if explicit_deadline is None else explicit_deadline
         #: When the machine itself ends the call; infinite where the caller's own scope does.
         self.enforced = self.deadline
-        self.sent_deadline = math.inf
-        self.timeout = math.inf if request.timeout is None else request.timeout
+        self.sent_deadline = _INF
+        self.timeout = _INF if request.timeout is None else request.timeout
         self.discards = discards
         self.retries = request.retry
         #: When the last sign of life came, or the caller began to wait.
         self.heard = 0.0
+        #: When its caller last began to wait, or looked at its deadline.
+        self.looked = 0.0
         self.partials = 0
-        self.inbox: deque[c.Partial] = deque()
+        self.inbox: deque[c.Partial] = _NOTHING if discards else deque()
         self.outcome: c.Final | RequestError | None = None
         #: Bytes of credit that the worker still has; below zero when it overdrew.
         self.granted = 0
@@ -130,7 +143,7 @@ class Call:
         self.unread = 0
         self.claimed = False
         #: Brokers that did not run it, and said so.
-        self.refused_by: frozenset[Uplink] = frozenset()
+        self.refused_by = _NOBODY
         #: It has waited long enough for brokers of which nothing is known yet.
         self.hasty = False
         #: The caller waits for it now.
@@ -152,11 +165,15 @@ def check_request(request: c.Request, limits: c.Limits) -> None:
         MessageTooLarge: the payload, the headers, or a name is too long.
         InvalidArgument: a name or a header is no text, or `retry` is more than the wire has room for.
     """
+    size, service = len(request.body), request.service  # type: ignore[arg-type]
+    special = request.headers or request.key or request.worker or request.retry or not service.isascii()
+    if not special and size <= limits.message and len(service) <= limits.service:
+        return
     try:
         sizes = (
-            ("the payload", len(request.body), limits.message),  # type: ignore[arg-type]
+            ("the payload", size, limits.message),
             ("the headers", headers_size(request.headers) if request.headers else 0, limits.headers),
-            ("the service name", len(request.service.encode()), limits.service),
+            ("the service name", len(service.encode()), limits.service),
             ("the key", len(request.key.encode()) if request.key else 0, c.MAX_NAME),
             ("the worker's name", len(request.worker.encode()) if request.worker else 0, c.MAX_NAME),
         )
@@ -164,6 +181,6 @@ def check_request(request: c.Request, limits: c.Limits) -> None:
         raise InvalidArgument(f"a name or a header is no text: {error.reason}") from None
     for what, size, limit in sizes:
         if size > limit:
-            raise MessageTooLarge(f"{what}: {size:,} bytes, the limit is {limit:,}", service=request.service[:80])
+            raise MessageTooLarge(f"{what}: {size:,} bytes, the limit is {limit:,}", service=service[:80])
     if request.retry > c.MAX_RETRY:
-        raise InvalidArgument(f"retry: {request.retry:,} is above {c.MAX_RETRY:,}", service=request.service)
+        raise InvalidArgument(f"retry: {request.retry:,} is above {c.MAX_RETRY:,}", service=service)

@@ -51,6 +51,9 @@ class BrokerChoice:
         """Return the broker to send a call to: of those that live, the one that has the fewest of our calls."""
         if call.request.key is not None:
             return self._choose_by_key(call, call.request.key, now)
+        if len(self._uplinks) == 1:
+            (only,) = self._uplinks.values()
+            return only if only.up else None
         up = [uplink for uplink in self._uplinks.values() if uplink.up]
         if len(up) < 2:
             return up[0] if up else None

@@ -25,10 +25,11 @@ from ..dialler import Dialler
 from ..link import request_weight, weight
 from ..protocol import ZMDP1, Protocol
 from ..uplink import Greeted, Identity, Uplink
-from .call import Call, CallInput, CallState, check_request
+from .call import AGAIN, END, ENDED, SEND, SENT, WAIT, WAITING, Call, check_request
 from .choice import PATIENCE, BrokerChoice
 from .credit import CreditBudget
 
+INF = math.inf
 #: Waits shorter than this are not split to look at the caller's deadline again.
 RESAMPLE_MIN = 0.02
 #: Reasons for which a request may run again that allows it.
@@ -83,16 +84,16 @@ class ClientMachine(Dialler):
     def wait(self, call: Call, *, now: float) -> None:
         """The caller waits from now on: silence counts, and its deadline is looked at again in time."""
         call.waited_for = True
-        if call.state is CallState.WAITING:
+        if call.state is WAITING:
             return
         call.heard = now
-        self._set_timer(call, now)
+        self._watch(call, now)
 
     def unwait(self, call: Call) -> None:
         """The caller does something else: silence doesn't count."""
         call.waited_for = False
-        if call.state is CallState.SENT:
-            if call.enforced < math.inf:
+        if call.state is SENT:
+            if call.enforced < INF:
                 self._timers.set(call, call.enforced)
             else:
                 self._timers.cancel(call)
@@ -100,7 +101,7 @@ class ClientMachine(Dialler):
     def move_deadline(self, call: Call, deadline: float, *, now: float) -> None:
         """Tell the handler that its caller's deadline was moved."""
         call.deadline = deadline
-        if call.state is CallState.SENT and deadline != call.sent_deadline:
+        if call.state is SENT and deadline != call.sent_deadline:
             call.sent_deadline = deadline
             assert call.uplink is not None
             call.uplink.link.put(c.Heartbeat([c.Held(call.id, max(deadline - now, 0.0))]))
@@ -109,14 +110,14 @@ class ClientMachine(Dialler):
         """Take the oldest partial reply from the inbox, and grant credit for more as that gets short."""
         partial = call.inbox.popleft()
         self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
-        if call.state is CallState.SENT and (credit := self.credit.top_up(call)) is not None:
+        if call.state is SENT and (credit := self.credit.top_up(call)) is not None:
             assert call.uplink is not None
             call.uplink.link.put(credit)
         return partial
 
     def cancel(self, call: Call) -> None:
         """The caller has left: whatever its state, nothing of the call remains here."""
-        if call.state is CallState.SENT:
+        if call.state is SENT:
             assert call.uplink is not None
             call.uplink.link.put(c.Cancel(call.id))
         self._forget(call)
@@ -124,7 +125,7 @@ class ClientMachine(Dialler):
     def fail_all(self, error: RequestError) -> None:
         """End every call with an error, and tell the brokers."""
         for call in self.calls():
-            if call.state is CallState.SENT:
+            if call.state is SENT:
                 assert call.uplink is not None
                 call.uplink.link.put(c.Cancel(call.id))
             self._end(call, error)
@@ -149,7 +150,7 @@ class ClientMachine(Dialler):
     # ---- sending
 
     def _wait(self, call: Call, now: float) -> None:
-        call.step(CallInput.WAIT)
+        call.step(WAIT)
         self._waiting[call] = None
         connect = self.settings.connect
         if call.request.key is not None and not call.hasty:
@@ -166,7 +167,7 @@ class ClientMachine(Dialler):
                 self._send_again(call, uplink, now)
 
     def _send(self, call: Call, uplink: Uplink, now: float) -> None:
-        call.step(CallInput.SEND)
+        call.step(SEND)
         self._next_id += 1
         call.id = request_id = self._next_id
         call.uplink = uplink
@@ -174,9 +175,9 @@ class ClientMachine(Dialler):
         request = call.request
         request.id = request_id
         call.sent_deadline = call.deadline
-        request.left = None if call.deadline == math.inf else max(0.0, call.deadline - now)
+        request.left = None if call.deadline == INF else max(0.0, call.deadline - now)
         self.credit.open(call)
-        if call.enforced < math.inf:
+        if call.enforced < INF:
             self._timers.set(call, call.enforced)
         uplink.link.put(request, request_weight(request))
 
@@ -268,32 +269,53 @@ class ClientMachine(Dialler):
 
     # ---- time
 
-    def _set_timer(self, call: Call, now: float) -> None:
+    def _watch(self, call: Call, now: float) -> None:
         """Wake the call when it was silent for too long, or when half of its time left has gone."""
-        look = now + self.settings.heartbeat
-        if call.deadline < math.inf:
-            look = min(look, now + max((call.deadline - now) / 2, RESAMPLE_MIN))
-        self._timers.set(call, min(call.heard + call.timeout, call.enforced, look))
+        call.looked = now
+        self._set_timer(call)
+
+    def _set_timer(self, call: Call) -> None:
+        """Set a call's timer if it is due before the next beat, which sets those that are due after it.
+
+        Most calls are over by then, and never need one: setting and cancelling it cost a microsecond.
+        """
+        looked = call.looked
+        due = looked + self.settings.heartbeat
+        if call.deadline < INF:
+            due = min(due, looked + max((call.deadline - looked) / 2, RESAMPLE_MIN))
+        silent = call.heard + call.timeout
+        if silent < due:
+            due = silent
+        if call.enforced < INF:
+            self._timers.set(call, min(due, call.enforced))
+        elif due < self._next_beat:
+            self._timers.set(call, due)
+
+    def _beat(self, uplink: Uplink, now: float) -> None:
+        super()._beat(uplink, now)
+        for call in self._calls[uplink].values():
+            if call.waited_for:
+                self._set_timer(call)
 
     def _on_timer(self, key: Call, now: float) -> None:
         call = key
         if now >= call.enforced:
             self._give_up(call, DeadlineExceeded("the deadline passed", service=call.request.service))
-        elif call.state is CallState.WAITING and call.request.key is not None and not call.hasty:
+        elif call.state is WAITING and call.request.key is not None and not call.hasty:
             call.hasty = True
             self._timers.set(call, min(now + max(self.settings.connect - PATIENCE, 0.0), call.enforced))
             self._send_waiting(now)
-        elif call.state is CallState.WAITING:
+        elif call.state is WAITING:
             self._end(call, BrokerLost(self._why_down(), service=call.request.service))
         elif now >= call.heard + call.timeout:
             message = f"no reply for {call.timeout:g} s"
             self._give_up(call, DeadlineExceeded(message, service=call.request.service))
         else:
-            self._set_timer(call, now)
+            self._watch(call, now)
             self._news.append(call)
 
     def _give_up(self, call: Call, error: RequestError) -> None:
-        if call.state is CallState.SENT:
+        if call.state is SENT:
             assert call.uplink is not None
             call.uplink.link.put(c.Cancel(call.id))
         self._end(call, error)
@@ -354,7 +376,7 @@ class ClientMachine(Dialler):
                 received=None if call.discards else call.partials,
                 messages=call.granted_messages,
                 bytes=call.granted,
-                left=None if call.deadline == math.inf else max(call.deadline - now, 0.0),
+                left=None if call.deadline == INF else max(call.deadline - now, 0.0),
                 key=call.request.key,
             )
             call.sent_deadline = call.deadline
@@ -382,7 +404,7 @@ class ClientMachine(Dialler):
         """Make a call one that was not sent."""
         assert call.uplink is not None
         del self._calls[call.uplink][call.id]
-        call.step(CallInput.AGAIN)
+        call.step(AGAIN)
         self.credit.close(call)
         call.uplink = None
         call.claimed = False
@@ -412,7 +434,7 @@ class ClientMachine(Dialler):
         self._send(call, uplink, now)
         call.heard = now
         if call.waited_for:
-            self._set_timer(call, now)
+            self._watch(call, now)
 
     # ---- the end
 
@@ -423,7 +445,7 @@ class ClientMachine(Dialler):
             self._news.append(call)
 
     def _forget(self, call: Call) -> None:
-        if call.state is not CallState.ENDED:
+        if call.state is not ENDED:
             if call.outcome is None:
                 call.outcome = RequestCancelled("the request was left", service=call.request.service)
             self._retire(call)
@@ -433,12 +455,12 @@ class ClientMachine(Dialler):
     def _retire(self, call: Call) -> None:
         """Take the call out of every table; the inbox may still be read."""
         self._timers.cancel(call)
-        if call.state is CallState.WAITING:
+        if call.state is WAITING:
             self._waiting.pop(call, None)
         elif call.uplink is not None:
             self._calls[call.uplink].pop(call.id, None)
             self.credit.close(call)
-        call.step(CallInput.END)
+        call.step(END)
 
     def statistics(self) -> dict[str, Any]:
         """Return the numbers that the shell's record is made of."""
