@@ -141,11 +141,6 @@ class BreaksWhenItIsCancelled(IgnoresTheUnknown):
         raise ExceptionGroup("from a nursery of its own", [OSError("one"), OSError("two")])
 
 
-class IsSoonSettled(Flawed):
-    def settled(self) -> bool:
-        return True
-
-
 class HasNoNews(Flawed):
     async def run(self, ready: Callable[[], None]) -> NoReturn:
         await trio.sleep_forever()
@@ -190,7 +185,6 @@ async def test_a_greeting_that_does_not_come_is_stuck(autojump_clock: MockClock)
         (TellsOfLossesFirst, "what_came_before_the_loss_is_delivered_late_too", AssertionError),
         (TakesAll, "a_full_queue_refuses_and_then_wakes", AssertionError),
         (IgnoresTheUnknown, "sending_to_an_unknown_peer_is_an_error", AssertionError),
-        (IsSoonSettled, "a_port_is_settled_when_nothing_is_left", AssertionError),
     ],
 )
 async def test_a_broken_promise_is_found(

@@ -81,7 +81,7 @@ class Port(Protocol):
         """
 
     def settled(self) -> bool:
-        """Tell whether nothing is left to receive, so that `ready` is called for whatever comes from now on.
+        """Tell whether nothing was left to receive, so that `ready` is called for whatever has come since, or comes.
 
         Whoever has sent or received must have seen this, or a `receive` that returned empty, before it waits for
         `ready`: a send may use up the sign that something has come.

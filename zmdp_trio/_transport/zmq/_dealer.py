@@ -60,9 +60,8 @@ class DealerPort(ZmqPort):
             if not self._quiet:
                 self._take_batch(received)
         if self._lost and not self._told:
-            if received:
-                self._quiet = False
-            else:
+            self._untold = bool(received)
+            if not received:
                 self._told = True
                 received.append((DIALLED, self._lost))
                 with suppress(zmq.ZMQError):  # there may be nothing left to disconnect

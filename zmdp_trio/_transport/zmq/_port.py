@@ -60,6 +60,7 @@ class ZmqPort:
         "_send",
         "_shared",
         "_socket",
+        "_untold",
     )
 
     def __init__(
@@ -77,6 +78,8 @@ class ZmqPort:
         self._again = True
         #: Whether nothing was there to receive when we last looked, and nothing was sent since.
         self._quiet = False
+        #: Whether the next `receive` has a loss to tell, whatever the socket says.
+        self._untold = False
         #: Whether a send was refused since `ready` was last called.
         self._refused = False
         #: Seconds that `run` would now wait before it has a refused message offered again.
@@ -124,6 +127,8 @@ class ZmqPort:
             self._patience = 0.0
 
     def settled(self) -> bool:
+        if self._untold:
+            return False
         if not self._quiet:
             self._quiet = not self._look() & POLLIN
         return self._quiet

@@ -60,12 +60,10 @@ class RouterPort(ZmqPort):
             self._quiet = not self._get(EVENTS) & POLLIN
             if not self._quiet:
                 self._take_batch(received)
-        if self._ended:
-            if received:
-                self._quiet = False
-            else:
-                received.extend((peer, _ENDED) for peer in self._ended)
-                self._ended.clear()
+        if self._ended and not received:
+            received.extend((peer, _ENDED) for peer in self._ended)
+            self._ended.clear()
+        self._untold = bool(self._ended)
         return received
 
     def _look(self) -> int:

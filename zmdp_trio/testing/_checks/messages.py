@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import trio
-
 from ..._transport import DIALLED, Options
 from .cancellation import check_random_cancellation
 from .ends import Transport, greet, running
-from .suite import check, expect_numbers, refused
+from .suite import check, refused
 
 
 @check
@@ -72,23 +70,6 @@ async def one_message_at_a_time_never_stalls(transport: Transport) -> None:
             if number % 7 == 0:
                 bound.post(peer, b"extra")  # sent outside of `ready`
                 assert await dialled.get_frames() == [b"extra"]
-
-
-@check
-async def a_port_is_settled_when_nothing_is_left(transport: Transport) -> None:
-    async with transport.pair() as (bound, dialled, _):
-        assert bound.port.settled()
-        bound.reading = False
-        for number in range(3):
-            dialled.post(DIALLED, b"%d" % number)
-        for _ in range(30_000):  # no clock: a port in memory calls `ready` again and again, so a virtual one stands
-            if not bound.port.settled():
-                break
-            await trio.lowlevel.checkpoint()
-        assert not bound.port.settled()
-        bound.read()
-        assert bound.port.settled()
-        await expect_numbers(bound, 3)
 
 
 @check
