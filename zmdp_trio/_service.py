@@ -74,6 +74,7 @@ class Service(Generic[P, R]):
         concurrency: requests at once per worker; None for the worker's default.
         expose_errors: whether callers see the messages of unexpected exceptions, not just their types.
         shape: which of the four kinds of handler it is.
+        takes_context: whether it asks for the request's context.
     """
 
     def __init__(
@@ -102,16 +103,14 @@ class Service(Generic[P, R]):
         parameters = _Parameters.of(name, function, names)
         if parameters.context is not None and not self.shape.sync and parameters.context.annotation is SyncRequest:
             raise TypeError(f"service {name!r}: SyncRequest is for sync handlers, this one gets a Request")
-        self._bind = parameters.binder(function)
+        #: Calls the function with the arguments that its signature asks for, of (payload, request's context).
+        self.call: Callable[[Any, Any], Any] = parameters.binder(function)
+        self.takes_context = parameters.context is not None
         #: Turns (content type, body) into the payload; raises ValueError.
         self.decode = parameters.decoder(name)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
-
-    def call(self, payload: Any, request: Any) -> Any:
-        """Call the function with the arguments that its signature asks for."""
-        return self._bind(payload, request)
 
     def __repr__(self) -> str:
         return f"<Service {self.name!r} {self.shape.value}>"

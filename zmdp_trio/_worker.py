@@ -20,10 +20,10 @@ from ._core.foreign import protocol_of
 from ._core.protocol import ZMDP1, Protocol
 from ._core.uplink import Identity
 from ._core.worker import RUNNING, Counters, Execution, WorkerEvent, WorkerMachine
-from ._crew import Crew
+from ._crew import Crew, Hand
 from ._engine import DialEngine
 from ._errors import Code, InvalidArgument, Reject, ServiceError
-from ._handlers import Run, run_handler
+from ._handlers import Handler, Run, WayOut
 from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._service import Service
@@ -94,12 +94,9 @@ class Worker:
         self._protocol = protocol
         slots = {service.name: self._slots(service) for service in self.services.values()}
         self._machine = WorkerMachine(Identity(chance().randbytes(16), name), settings, slots, protocol)
-        self._limiters = {
-            service.name: trio.CapacityLimiter(slots[service.name])
-            for service in self.services.values()
-            if service.shape.sync
-        }
+        self._served = {name: Handler(service, slots[name]) for name, service in self.services.items()}
         self._engine = DialEngine(self._machine, self._act, settings, self._brokers, log_level=logging.WARNING)
+        self._way_out = WayOut(self._machine, self._engine, self._client)
         self._welcomed = trio.Event()
         self._drained = trio.Event()
         #: Its handlers were cut off: what they say from now on is no reply.
@@ -156,73 +153,82 @@ class Worker:
 
     def _act(self) -> None:
         """Start, cancel, and wake handlers, as the machine says."""
-        for event, execution in self._machine.take_events():
-            if event is WorkerEvent.START:
-                limiter = self._limiters.get(execution.request.service)
-                execution.handler = Run(execution, self._machine, self._engine, self._client, limiter)
-                self._crew.start(execution.handler)
+        machine = self._machine
+        if started := machine.take_started():
+            for execution in started:
+                execution.handler = Run(execution, self._way_out)
+            self._crew.start([execution.handler for execution in started])
+        for event, execution in machine.take_events():
+            run = execution.handler
+            if run is None:
+                pass  # it has ended since
             elif event is WorkerEvent.CREDIT:
-                execution.handler.on_credit()
+                run.on_credit()
             elif event is WorkerEvent.CANCEL:
-                execution.handler.on_cancel()
+                run.on_cancel()
             else:
-                execution.handler.on_deadline()
-        if self._machine.welcomed:
+                run.on_deadline()
+        if machine.welcomed:
             self._welcomed.set()
-        if self._machine.drained:
+        if machine.drained:
             self._drained.set()
 
-    async def _handle(self, run: Run) -> None:
-        """Run one handler after the other, and report their outcomes.
+    async def _handle(self) -> None:
+        """Run one handler after the other, and report their outcomes, for as long as the crew needs this task.
 
         All of them in one scope, until it is used or something is raised: a scope costs as much as a task.
         """
-        while True:
+        hand = Hand(self._crew)
+        while hand.take() or await hand.next():
             scope = trio.CancelScope()
             try:
                 with scope:
-                    while await self._run(run, scope):
-                        self._note_end()
-                        del run  # what came and what was sent need not be kept while nothing is to be done
-                        run = await self._crew.next()
+                    while await self._work_off(hand, scope) and await hand.next():
+                        pass
             except HANDLED as error:
-                self._fail(run.execution, error)
+                self._fail(_execution(hand), error)
             except BaseExceptionGroup as group:
                 cancelled, rest = group.split(trio.Cancelled)
                 if rest is None or rest.split(HANDLED)[1] is not None:
                     raise
-                self._fail(run.execution, rest)
+                self._fail(_execution(hand), rest)
                 if cancelled is not None:
                     raise cancelled from None
             else:
                 if scope.cancelled_caught:
-                    self._fail_cancelled(run.execution)
+                    self._fail_cancelled(_execution(hand))
             self._note_end()
-            if self._crew.full:
-                return
-            del run
-            run = await self._crew.next()
 
-    async def _run(self, run: Run, scope: trio.CancelScope) -> bool:
-        """Run one handler; report what it returned, and tell whether the scope is good for another one."""
-        machine, execution = self._machine, run.execution
-        request = execution.request
-        service = self.services[request.service]
-        try:
-            payload = service.decode(request.content, request.body)
-        except ValueError as error:
-            machine.fail(execution, Code.INVALID_ARGUMENT, str(error), reason=InvalidArgument.reason)
-            return not self._crew.full
-        run.begin(scope)
-        content, body = _payload.encode(await run_handler(service, payload, run))
-        if execution.state is RUNNING or not self._leaving:
-            machine.finish(execution, content, body)
-        return run.end() and not self._crew.full
+    async def _work_off(self, hand: Hand[Run], scope: trio.CancelScope) -> bool:
+        """Run what this task takes from the queue; report replies; tell whether the scope is good for more.
+
+        What came and what was sent is not kept beyond this, while there is nothing to do.
+        """
+        machine, served = self._machine, self._served
+        run = hand.piece
+        while run is not None:
+            execution = run.execution
+            request = execution.request
+            handler = served[request.service]
+            try:
+                payload = handler.decode(request.content, request.body)
+            except ValueError as error:
+                machine.fail(execution, Code.INVALID_ARGUMENT, str(error), reason=InvalidArgument.reason)
+            else:
+                run.begin(scope)
+                content, body = _payload.encode(await handler.run(payload, run))
+                if execution.state is RUNNING or not self._leaving:
+                    machine.finish(execution, content, body)
+                if not run.end():
+                    return False
+            self._note_end()
+            run = hand.take()
+        return True
 
     def _note_end(self) -> None:
         """Have what a handler came to sent, which may be the last that a drain waits for."""
         self._engine.wake()
-        if self._machine.drained:
+        if self._machine.draining and self._machine.drained:
             self._drained.set()
 
     def _fail_cancelled(self, execution: Execution) -> None:
@@ -274,10 +280,10 @@ class Worker:
     def _name_handler(self, task: trio.lowlevel.Task) -> str | None:
         """Name the handler that runs in a task, for the watchdog: nothing need be noted of it beforehand."""
         frame = task.coro.cr_frame if task.parent_nursery is self._handlers else None
-        run = frame.f_locals.get("run") if frame is not None else None
-        if run is None:
+        hand = frame.f_locals.get("hand") if frame is not None else None
+        if hand is None or hand.piece is None:
             return None
-        return self._describe(run.execution)
+        return self._describe(hand.piece.execution)
 
     def _describe(self, execution: Execution) -> str:
         """Name an execution, for people."""
@@ -290,6 +296,12 @@ class Worker:
         self._engine.close()
         if self._callers is not None:
             self._callers._close()
+
+
+def _execution(hand: Hand[Run]) -> Execution:
+    """Return what a task runs."""
+    assert hand.piece is not None
+    return hand.piece.execution
 
 
 def _text_of(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from zmdp_trio._core.client import Call, ClientMachine
 from zmdp_trio._core.dialler import Dialler
 from zmdp_trio._core.link import Link, weight
 from zmdp_trio._core.uplink import Identity
-from zmdp_trio._core.worker import Execution, WorkerEvent, WorkerMachine
+from zmdp_trio._core.worker import Execution, WorkerMachine
 from zmdp_trio._errors import ProtocolError
 from zmdp_trio._settings import Settings
 from zmdp_trio._wire import commands as c
@@ -460,7 +460,8 @@ def start(machine: ClientMachine, request: c.Request | None = None, *, now: floa
 
 def started(machine: WorkerMachine) -> list[Execution]:
     """Take a worker's events, and return the executions to start."""
-    return [execution for event, execution in machine.take_events() if event is WorkerEvent.START]
+    machine.take_events()
+    return machine.take_started()
 
 
 __all__ = [

@@ -132,7 +132,7 @@ def test_what_a_broker_says_again_and_again_is_one_event() -> None:
 def test_a_handler_s_deadline_is_a_time_whatever_the_broker_says(left: float) -> None:
     stage, worker = worker_of(FakeBroker())
     say(stage, worker, ask(1, left=left), c.Heartbeat([c.Held(1, left)]), c.Credit(1, 1, 1, left))
-    [(_, execution), _] = worker.take_events()
+    [execution] = worker.take_started()
     assert execution.deadline == left
 
 

@@ -161,7 +161,8 @@ class Player:
                 self.out[connection].append([bytes(frame) for frame in frames])
                 each.batch_sent()
         if self.what["role"] == "worker":
-            for _, execution in self.machine.take_events():
+            told = [execution for _, execution in self.machine.take_events()]
+            for execution in self.machine.take_started() + told:
                 self.executions[execution.id] = execution
 
     def event(self, step: dict[str, Any]) -> None:

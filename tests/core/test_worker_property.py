@@ -9,7 +9,7 @@ import pytest
 from stage import LIMITS
 
 from zmdp_trio._core.uplink import Identity, State, Uplink
-from zmdp_trio._core.worker import Execution, WorkerEvent, WorkerMachine
+from zmdp_trio._core.worker import Execution, WorkerMachine
 from zmdp_trio._errors import Code
 from zmdp_trio._settings import Settings
 from zmdp_trio._wire import commands as c
@@ -155,7 +155,7 @@ class Shift:
         self.random.choice(actions)()
         events = self.worker.take_events()
         assert len(events) == len(set(events)), "told twice"
-        self.running += [execution for event, execution in events if event is WorkerEvent.START]
+        self.running += self.worker.take_started()
 
     def check(self) -> None:
         counted = self.worker.counters()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from cluster import open_cluster
 
 from zmdp_trio import Request, RequestError, service
 from zmdp_trio import _crew as module
-from zmdp_trio._crew import Crew
+from zmdp_trio._crew import Crew, Hand
 from zmdp_trio._handlers import Run
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -128,15 +129,123 @@ async def test_no_more_tasks_are_kept_than_may_be_idle(monkeypatch: pytest.Monke
 async def test_what_is_handed_over_is_begun_though_the_crew_is_cancelled_first(autojump_clock: Any) -> None:
     begun: list[int] = []
 
-    async def work(number: int) -> None:
-        while True:
+    async def work() -> None:
+        hand = Hand(crew)
+        while number := await hand.next():
             begun.append(number)
-            number = await crew.next()
 
     async with trio.open_nursery() as nursery:
-        crew = Crew(nursery, work)
-        crew.start(1)
+        crew: Crew[int] = Crew(nursery, work)
+        crew.start([1])
         await trio.testing.wait_all_tasks_blocked()
-        crew.start(2)
+        crew.start([2])
         nursery.cancel_scope.cancel()
     assert begun == [1, 2]
+
+
+class Gang:
+    """A crew that works at numbers: notes each, waits for `go` at the odd ones, sets the variable at those above 99."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.begun: list[tuple[int, Any]] = []
+        self.tasks: set[trio.lowlevel.Task] = set()
+        self.go = trio.Event()
+        self.crew: Crew[int] = Crew(nursery, self._work)
+
+    async def _work(self) -> None:
+        hand = Hand(self.crew)
+        self.tasks.add(trio.lowlevel.current_task())
+        while number := hand.take() or await hand.next():
+            self.begun.append((number, variable.get()))
+            if number > 99:
+                variable.set(f"{number}")
+            if number % 2:
+                await self.go.wait()
+
+    async def run(self, *numbers: int) -> list[int]:
+        """Have these worked at, and return those that were begun before everybody waits."""
+        self.begun.clear()
+        self.crew.start(numbers)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not self.crew.queue
+        return [number for number, _ in self.begun]
+
+
+async def test_two_tasks_are_enough_for_what_never_waits() -> None:
+    async with trio.open_nursery() as nursery:
+        gang = Gang(nursery)
+        evens = list(range(2, 100, 2))
+        for _ in range(3):
+            assert await gang.run(*evens) == evens, "in order"
+        assert len(gang.tasks) == 2
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "numbers", [range(1, 100, 2), range(1, 100), [1, 2], [2, 1, 4, 6], [*range(2, 50, 2), 1, 3, 4, 5]]
+)
+async def test_what_waits_holds_up_nothing_else(numbers: Sequence[int]) -> None:
+    async with trio.open_nursery() as nursery:
+        gang = Gang(nursery)
+        for _ in range(3):
+            assert sorted(await gang.run(*numbers)) == sorted(numbers)
+            gang.go.set()
+            gang.go = trio.Event()
+            await trio.testing.wait_all_tasks_blocked()
+        assert await gang.run(2) == [2]
+        nursery.cancel_scope.cancel()
+
+
+async def test_tasks_that_were_needed_once_are_not_called_for_ever() -> None:
+    async with trio.open_nursery() as nursery:
+        gang = Gang(nursery)
+        await gang.run(*range(1, 100, 2))
+        gang.go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        idle = len(gang.crew.idle)
+        for _ in range(10):
+            await gang.run(*range(2, 100, 2))
+        gang.crew.start(range(2, 100, 2))
+        assert len(gang.crew.idle) == idle - 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_piece_sees_what_another_one_of_its_queue_has_set() -> None:
+    variable.set("outside")
+    async with trio.open_nursery() as nursery:
+        gang = Gang(nursery)
+        for _ in range(3):
+            await gang.run(*range(90, 200))
+            assert len(gang.begun) == 110
+            assert {seen for _, seen in gang.begun} == {"outside"}
+            gang.go.set()
+        nursery.cancel_scope.cancel()
+
+
+class Prickly:
+    """A value that can't be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("as told")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+async def test_values_that_can_not_be_compared_are_not_seen_either() -> None:
+    prickly: contextvars.ContextVar[Any] = contextvars.ContextVar("prickly")
+    own = Prickly()
+    prickly.set(own)
+    seen: list[bool] = []
+
+    async def work() -> None:
+        hand = Hand(crew)
+        while hand.take() or await hand.next():
+            seen.append(prickly.get() is own)
+            prickly.set(Prickly())
+
+    async with trio.open_nursery() as nursery:
+        crew: Crew[int] = Crew(nursery, work)
+        crew.start(range(1, 10))
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == [True] * 9
+        nursery.cancel_scope.cancel()

@@ -37,7 +37,7 @@ def faulty(seed: int, *hash_seeds: int) -> list[list[str]]:
     return outputs
 
 
-@pytest.mark.parametrize("seed", [2, 4])
+@pytest.mark.parametrize("seed", [4, 7])
 def test_a_run_repeats_in_another_process(seed: int) -> None:
     first, *others = faulty(seed, 1, 2, 30_000)
     assert len(first) > 1_000

@@ -13,7 +13,7 @@ from stage import session_id
 from zmdp_trio._core.client import Call, ClientMachine
 from zmdp_trio._core.dialler import Dialler
 from zmdp_trio._core.uplink import Identity, State, Uplink
-from zmdp_trio._core.worker import Execution, WorkerEvent, WorkerMachine
+from zmdp_trio._core.worker import Execution, WorkerMachine
 from zmdp_trio._errors import Code, InvalidArgument, MessageTooLarge
 from zmdp_trio._wire import commands as c
 
@@ -128,7 +128,8 @@ class WorkerTarget(DialledTarget):
 
     def _work(self) -> None:
         worker = self._worker
-        self._running += [each for event, each in worker.take_events() if event is WorkerEvent.START]
+        worker.take_events()
+        self._running += worker.take_started()
         if self._running and self.random.random() < 0.7:
             at = self.random.randrange(len(self._running))
             execution = self._running[at]

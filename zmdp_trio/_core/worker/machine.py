@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import attrs
 
@@ -28,26 +28,21 @@ MAX_ANSWERS = 10_000
 
 
 class WorkerEvent(enum.IntEnum):
-    """What the shell is told of an execution."""
+    """What the shell is told of an execution that was started."""
 
-    #: Run its handler.
-    START = 0
     #: Cancel its handler.
-    CANCEL = 1
+    CANCEL = 0
     #: It has credit again.
-    CREDIT = 2
+    CREDIT = 1
     #: Its deadline was moved.
-    DEADLINE = 3
-
-
-START: Final = WorkerEvent.START  #: the usual one, quicker
+    DEADLINE = 2
 
 
 class WorkerMachine(Recovery):
     """Executions, their replies, credit, leases, and the drain.
 
-    `take_events` returns what the shell has to do.  Whatever becomes of a handler, the shell reports it with one of
-    `finish`, `fail`, and `reject`, and only then is its slot free.
+    `take_started`, and then `take_events`, return what the shell has to do.  Whatever becomes of a handler, the shell
+    reports it with one of `finish`, `fail`, and `reject`, and only then is its slot free.
     """
 
     def __init__(
@@ -58,8 +53,7 @@ class WorkerMachine(Recovery):
         self._protocol = protocol
         self._leases: dict[str, Leases[Uplink]] = {name: Leases(slots) for name, slots in services.items()}
         self._outbox = settings.outbox
-        #: START comes once for each, and before all else of it: a list is quicker.
-        self._started: list[tuple[WorkerEvent, Execution]] = []
+        self._started: list[Execution] = []
         #: In order, and each once, however often a broker says the same.
         self._events: dict[tuple[WorkerEvent, Execution], None] = {}
         self._choked: dict[Uplink, None] = {}
@@ -75,15 +69,24 @@ class WorkerMachine(Recovery):
 
     # ---- for the shell
 
+    def take_started(self) -> list[Execution]:
+        """Return the executions whose handlers are to be run, and forget them."""
+        started = self._started
+        if started:
+            self._started = []
+        return started
+
     def take_events(self) -> list[tuple[WorkerEvent, Execution]]:
-        """Return what is to be done, and forget it."""
+        """Return what else is to be done, and forget it.
+
+        An execution may have ended meanwhile, by what its handler came to.
+        """
         if self._choked:
             for uplink in list(self._choked):
                 self._unchoke(uplink)
-        events, self._started = self._started, []
-        if self._events:
-            events += self._events
-            self._events = {}
+        events = list(self._events)
+        if events:
+            self._events.clear()
         return events
 
     def partial(self, execution: Execution, content: int, body: bytes) -> None:
@@ -323,7 +326,7 @@ class WorkerMachine(Recovery):
             return
         lease.start(now)
         held[request.id] = execution = Execution(request, uplink, counters, now)
-        self._started.append((START, execution))
+        self._started.append(execution)
 
     def _answer(self, uplink: Uplink, command: c.Reject | c.Error) -> None:
         """Tell a broker that nothing was made of its command."""
@@ -414,6 +417,7 @@ class WorkerMachine(Recovery):
         if execution.state is RUNNING and request.caller and not isinstance(outcome, c.Reject):
             self._remember(execution, outcome, size)
         execution.step(END)
+        execution.handler = None  # which has it, in turn: a cycle for each request costs more than the request itself
         leases = self._leases[request.service]
         uplink = execution.uplink
         if execution.orphaned:
