@@ -38,6 +38,8 @@ class _Default:
 _DEFAULT: Any = _Default()
 #: Seconds before the caller's own deadline in which another process may already think that it has passed.
 EARLY: Final = 0.5
+#: What Trio says of the deadline of a caller that is cancelled.
+_CANCELLED: Final = -math.inf
 
 
 @attrs.frozen
@@ -183,21 +185,25 @@ class Client:
             request.timeout = _on_the_wire(request.timeout)
         return AwaitedCall(request, deadline, discards)
 
-    def _start(self, call: Call) -> None:
-        """Send the request; the caller's deadline goes along."""
+    async def _start(self, call: Call) -> float:
+        """Start a call, unless its caller is cancelled; its deadline goes along.  Return what time it was."""
+        deadline = trio.current_effective_deadline()
+        if deadline == _CANCELLED:
+            await trio.lowlevel.checkpoint()
         if self._closed:
             raise trio.ClosedResourceError("the client is closed")
         if call.deadline_is_callers:
-            call.deadline = trio.current_effective_deadline()
-        self._machine.start(call, now=self._now())
-        self._engine.wake()
+            call.deadline = deadline
+        now = self._now()
+        self._machine.start(call, now=now)
+        return now
 
     async def _ask(self, call: AwaitedCall) -> FinalReply | RequestError:
         """Start a call, and return its outcome; whoever leaves before cancels the handler."""
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._start(call)
-            self._machine.wait(call, now=self._now())
+            self._machine.wait(call, now=await self._start(call))
+            # Not before: it may be all that the engine does for now, and it minds the call's timer.
+            self._engine.wake()
             while call.outcome is None:
                 call.waiter = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(call.abort)
@@ -225,8 +231,8 @@ class Client:
         """Tell the handler if the caller's deadline was moved."""
         if call.state is SENT and call.deadline_is_callers:
             deadline = trio.current_effective_deadline()
-            # Of a cancelled scope, which the caller is about to leave, Trio says -inf: that is no deadline.
-            if deadline not in (call.deadline, -math.inf):
+            # The caller is about to leave a cancelled scope: that is no deadline.
+            if deadline not in (call.deadline, _CANCELLED):
                 self._machine.move_deadline(call, deadline, now=self._now())
                 self._engine.wake()
 

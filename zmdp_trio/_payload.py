@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import msgspec
@@ -23,6 +23,8 @@ _TAKE_BYTES = (
     msgspec.inspect.MemoryViewType,
     msgspec.inspect.AnyType,
 )
+#: Types of most values that are not bytes-like: to look whether they are costs as much as to encode a short one.
+_COMMON: Final = frozenset((str, dict, list, int, float, bool, type(None)))
 #: What msgspec raises for a value that it can't encode, beside its own errors.
 _UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -42,10 +44,11 @@ def encode(value: Any) -> tuple[int, Any]:
     """
     if type(value) is bytes:
         return BYTES, value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return BYTES, bytes(value)
-    if type(value) is Opaque:
-        return OPAQUE, value.body
+    if type(value) not in _COMMON:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return BYTES, bytes(value)
+        if type(value) is Opaque:
+            return OPAQUE, value.body
     try:
         return MSGPACK, _encode(value)
     except _UNENCODABLE as error:

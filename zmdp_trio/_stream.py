@@ -134,8 +134,8 @@ class ReplyStream:
 
     async def _start(self) -> None:
         """Send the request; the caller's deadline goes along."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._client._start(self._call)
+        await self._client._start(self._call)
+        self._client._engine.wake()
 
     async def _next(self) -> Partial | None:
         """Wait for the next partial reply, or for the outcome: then None."""

@@ -391,6 +391,20 @@ async def test_silence_ends_the_request_under_a_moving_deadline(probe: Probe, au
         assert trio.current_time() == start + 20
 
 
+async def test_the_timeout_of_a_request_that_left_at_once_ends_it_in_time(autojump_clock: Any) -> None:
+    @service("silent")
+    async def silent() -> None:
+        await trio.sleep_forever()
+
+    async with open_cluster(left, silent) as cluster:
+        for timeout in (0.5, 0.25):
+            await cluster.client.request("left")
+            start = trio.current_time()
+            with pytest.raises(DeadlineExceeded):
+                await cluster.client.request("silent", timeout=timeout)
+            assert trio.current_time() == start + timeout
+
+
 async def test_the_default_timeout_is_a_minute(probe: Probe, autojump_clock: Any) -> None:
     async with open_cluster(watched(probe)) as cluster:
         start = trio.current_time()
