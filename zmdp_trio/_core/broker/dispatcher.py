@@ -18,7 +18,7 @@ from ..._errors import (
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..link import Ledger, Link, request_weight, weight
-from .job import CANCELLING, DISPATCHED, INFINITE, JOB_BYTES, QUEUED, RUNNING, Job, JobInput
+from .job import CANCELLING, DISPATCHED, INFINITE, JOB_BYTES, QUEUED, RUNNING, TRANSITIONS, Job, JobInput
 from .keys import Caller, KeyedClient, KeyTable
 from .placement import Placement, in_order
 from .service import Offer, Service
@@ -171,17 +171,17 @@ class Dispatcher(Placement):
         return offer
 
     def _end(self, job: Job, event: JobInput) -> None:
-        if job.state is not CANCELLING:
+        state = job.state
+        if state is not CANCELLING:
             del job.client.requests[job.client_id]
-        job.step(event)
+        job.state = TRANSITIONS[state][event]  # as `Job.step` does
         if job.request is None:
             self._ledger.bytes -= JOB_BYTES
         else:
             self._ledger.bytes -= JOB_BYTES + job.size
             job.request = None
-        service = job.service
-        if not service.offers:
-            self._forget_service(service)
+        if not job.service.offers:
+            self._forget_service(job.service)
 
     def _let_go(self, job: Job) -> None:
         """A job's request will not be sent again."""

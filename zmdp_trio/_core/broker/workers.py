@@ -69,17 +69,17 @@ class WorkerCommands(Dispatcher):
         self._settle(job, REPLY, now)
 
     def _reply(self, job: Job, final: c.Final) -> None:
-        size = len(final.body)  # type: ignore[arg-type]
-        link = job.client.link
-        if size > self.settings.max_message:
+        size, client, settings = len(final.body), job.client, self.settings  # type: ignore[arg-type]
+        link = client.link
+        if size > settings.max_message:
             raise ProtocolError(f"request {final.id}: a reply of {size:,} bytes")
-        if size and link.outbox_bytes + size > self.settings.outbox:
+        if size and link.outbox_bytes + size > settings.outbox:
             job.service.counters.failed += 1
             self._tell(job, self._overloaded("the reply was dropped: the caller does not read"))
             return
-        if size > job.client.limits.message:
+        if size > client.limits.message:
             job.service.counters.failed += 1
-            self._tell(job, self._unwelcome(job.client, size))
+            self._tell(job, self._unwelcome(client, size))
             return
         job.service.counters.replied += 1
         final.id = job.client_id
