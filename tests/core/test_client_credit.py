@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stage import FakeBroker, Stage, start, started
 
 from zmdp_trio._core.client import Call, ClientMachine
-from zmdp_trio._core.client.credit import SHARE, SPARE
+from zmdp_trio._core.client.credit import SHARE
 from zmdp_trio._settings import MIB
 from zmdp_trio._wire import commands as c
 
@@ -214,7 +214,7 @@ def test_what_a_reader_is_handed_counts_as_read_and_once() -> None:
     assert broker.take(c.Credit) == []
     client.hand(call)
     stage.flush()
-    assert [(credit.messages, credit.bytes) for credit in broker.take(c.Credit)] == [(1, 10 + SPARE)]
+    assert [(credit.messages, credit.bytes) for credit in broker.take(c.Credit)] == [(1, 10)]
     assert budget(client, [call]) == 16 * MIB
     client.take(call)
     stage.flush()
