@@ -253,6 +253,8 @@ class Client:
             if call.waiter is not None:
                 trio.lowlevel.reschedule(call.waiter)
                 call.waiter = None
+                if call.inbox:
+                    self._machine.hand(call)
 
     def _abandon(self, call: Call) -> None:
         """Cancel a call from wherever a stream was dropped: any thread, any moment."""

@@ -200,3 +200,40 @@ def test_three_machines_pass_a_long_stream_on_within_their_credit() -> None:
     stage.flush()
     assert call.outcome == c.Final(call.id, 0, b"done")
     assert client.credit.left == 4000
+
+
+def test_what_a_reader_is_handed_counts_as_read_and_once() -> None:
+    broker = FakeBroker()
+    stage = Stage(fake=broker, credit_messages=2, credit_bytes=10)
+    client = stage.client_machine()
+    stage.connect(client)
+    call = start(client)
+    stage.flush()
+    broker.send(c.Partial(1, 0, bytes(10)))
+    stage.flush()
+    assert broker.take(c.Credit) == []
+    client.hand(call)
+    stage.flush()
+    assert [(credit.messages, credit.bytes) for credit in broker.take(c.Credit)] == [(1, 10)]
+    assert budget(client, [call]) == 16 * MIB
+    client.take(call)
+    stage.flush()
+    assert broker.take(c.Credit) == []
+    assert budget(client, [call]) == 16 * MIB
+    assert not call.unread
+
+
+def test_what_is_handed_after_the_end_grants_nothing() -> None:
+    broker = FakeBroker()
+    stage = Stage(fake=broker, credit_messages=1)
+    client = stage.client_machine()
+    stage.connect(client)
+    call = start(client)
+    stage.flush()
+    broker.send(c.Partial(1, 0, bytes(10)), c.Final(1, 0, b""))
+    stage.flush()
+    client.hand(call)
+    client.take(call)
+    stage.flush()
+    assert broker.take(c.Credit) == []
+    assert client.credit.left == 16 * MIB

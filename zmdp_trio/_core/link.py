@@ -44,7 +44,7 @@ WINDOW_BATCHES = 256
 WINDOW_BYTES = 8 * 2**20
 #: Batches, and bytes, after which an acknowledgement goes out, though there is nothing else to say.
 ACK_BATCHES = 32
-ACK_BYTES = 2**20
+ACK_BYTES = 2 * 2**20
 #: Commands that may be in a batch without a number.
 UNCOUNTED = frozenset((Hello, Welcome, Goodbye))
 #: What a command counts for in an outbox, beside its body: a rough upper bound for all but the rarest.

@@ -81,6 +81,7 @@ class Call:
         "enforced",
         "granted",
         "granted_messages",
+        "handed",
         "hasty",
         "heard",
         "id",
@@ -139,8 +140,10 @@ class Call:
         self.granted_messages = 0
         #: Bytes of credit and unread replies, at or below which more credit is granted.
         self.low = 0
-        #: Bytes in the inbox.
+        #: Bytes in the inbox that count as unread.
         self.unread = 0
+        #: The oldest in the inbox counts as read already.
+        self.handed = False
         self.claimed = False
         #: Brokers that did not run it, and said so.
         self.refused_by = _NOBODY

@@ -109,11 +109,26 @@ class ClientMachine(Dialler):
     def take(self, call: Call) -> c.Partial:
         """Take the oldest partial reply from the inbox, and grant credit for more as that gets short."""
         partial = call.inbox.popleft()
-        self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
-        if call.state is SENT and (credit := self.credit.top_up(call)) is not None:
+        if call.handed:
+            call.handed = False
+        else:
+            self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
+        if call.state is SENT:
+            self._top_up(call)
+        return partial
+
+    def _top_up(self, call: Call) -> None:
+        credit = self.credit.top_up(call)
+        if credit is not None:
             assert call.uplink is not None
             call.uplink.link.put(credit)
-        return partial
+
+    def hand(self, call: Call) -> None:
+        """The caller is about to take the oldest partial reply: grant credit as if it had, in this turn already."""
+        if call.state is SENT:
+            self.credit.taken(call, len(call.inbox[0].body))  # type: ignore[arg-type]
+            call.handed = True
+            self._top_up(call)
 
     def cancel(self, call: Call) -> None:
         """The caller has left: whatever its state, nothing of the call remains here."""
