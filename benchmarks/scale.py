@@ -69,15 +69,17 @@ async def obey(pipe: Connection, act: Callable[[str], Awaitable[Any]] | None = N
         pipe.send(cpu_seconds() if what == "cpu" or act is None else await act(what))
 
 
-async def broker_main(pipe: Connection) -> None:
+async def broker_main(pipe: Connection, heartbeat: float) -> None:
     """Be a broker."""
     use_all_descriptors()
-    async with open_broker("tcp://127.0.0.1:*", **ROOM) as broker:
+    async with open_broker("tcp://127.0.0.1:*", heartbeat=heartbeat, **ROOM) as broker:
         pipe.send(broker.endpoints[0])
         await obey(pipe)
 
 
-async def workers_main(pipe: Connection, endpoint: str, services: Sequence[str], workers: int, each: int) -> None:
+async def workers_main(
+    pipe: Connection, heartbeat: float, endpoint: str, services: Sequence[str], workers: int, each: int
+) -> None:
     """Be workers: they offer these services, and so many more, `each` of them, that nobody else offers."""
     use_all_descriptors()
     offers = [OFFERED[name] for name in services]
@@ -85,7 +87,7 @@ async def workers_main(pipe: Connection, endpoint: str, services: Sequence[str],
     async with trio.open_nursery() as nursery:
         for number in range(workers):
             more = [service(f"{os.getpid()}-{number}-{n}")(other) for n in range(each)]
-            await nursery.start(partial(serve_worker, [*offers, *more], endpoint, drain_grace=0))
+            await nursery.start(partial(serve_worker, [*offers, *more], endpoint, heartbeat=heartbeat, drain_grace=0))
         pipe.send("ready")
         await obey(pipe)
         nursery.cancel_scope.cancel()
@@ -99,9 +101,9 @@ async def other(payload: Any) -> Any:
 OFFERED: Final = {each.name: each for each in (echo, slow, service("other")(other))}
 
 
-async def clients_main(pipe: Connection, endpoint: str, clients: int) -> None:
+async def clients_main(pipe: Connection, heartbeat: float, endpoint: str, clients: int) -> None:
     """Be clients that share the requests in flight for so many seconds as the question says."""
-    async with open_clients(endpoint, clients) as all_of_them:
+    async with open_clients(endpoint, clients, heartbeat) as all_of_them:
         pipe.send("ready")
 
         async def act(seconds: str) -> Any:
@@ -110,16 +112,16 @@ async def clients_main(pipe: Connection, endpoint: str, clients: int) -> None:
         await obey(pipe, act)
 
 
-async def idle_clients_main(pipe: Connection, endpoint: str, clients: int) -> None:
+async def idle_clients_main(pipe: Connection, heartbeat: float, endpoint: str, clients: int) -> None:
     """Be clients that have asked once."""
-    async with open_clients(endpoint, clients):
+    async with open_clients(endpoint, clients, heartbeat):
         pipe.send("ready")
         await obey(pipe)
 
 
-async def queued_main(pipe: Connection, endpoint: str, requests: int) -> None:
+async def queued_main(pipe: Connection, heartbeat: float, endpoint: str, requests: int) -> None:
     """Be a client whose requests wait for a worker that is busy."""
-    async with open_client(endpoint) as client, trio.open_nursery() as nursery:
+    async with open_client(endpoint, heartbeat=heartbeat) as client, trio.open_nursery() as nursery:
         for _ in range(requests):
             nursery.start_soon(wait_for_ever, client)
         pipe.send("ready")
@@ -133,17 +135,17 @@ async def wait_for_ever(client: Client) -> None:
 
 
 @asynccontextmanager
-async def open_clients(endpoint: str, number: int) -> AsyncIterator[list[Client]]:
+async def open_clients(endpoint: str, number: int, heartbeat: float) -> AsyncIterator[list[Client]]:
     """Open clients, and have each ask once, so that all of them are connected."""
     use_all_descriptors()
     async with trio.open_nursery() as nursery:
-        yield [await nursery.start(be_client, endpoint) for _ in range(number)]
+        yield [await nursery.start(be_client, endpoint, heartbeat) for _ in range(number)]
         nursery.cancel_scope.cancel()
 
 
-async def be_client(endpoint: str, task_status: trio.TaskStatus[Client]) -> None:
+async def be_client(endpoint: str, heartbeat: float, task_status: trio.TaskStatus[Client]) -> None:
     """Be a client that has asked once, for whom it may concern."""
-    async with open_client(endpoint) as client:
+    async with open_client(endpoint, heartbeat=heartbeat) as client:
         await client.request("echo", "x" * 16)
         task_status.started(client)
         await trio.sleep_forever()
@@ -192,13 +194,13 @@ class Side:
     clients: Process
 
     @classmethod
-    async def open(cls, clients: int = BUSY, workers: int = BUSY) -> Side:
+    async def open(cls, heartbeat: float, clients: int = BUSY, workers: int = BUSY) -> Side:
         """Start all of them."""
-        broker = start(broker_main)
+        broker = start(broker_main, heartbeat)
         endpoint = await broker.receive()
-        working = start(workers_main, endpoint, ["echo"], workers, 0)
+        working = start(workers_main, heartbeat, endpoint, ["echo"], workers, 0)
         await working.receive()
-        asking = start(clients_main, endpoint, clients)
+        asking = start(clients_main, heartbeat, endpoint, clients)
         await asking.receive()
         return cls(endpoint, broker, working, asking)
 
@@ -232,33 +234,33 @@ class Crowd:
 
     Attributes:
         number: how many clients, workers, services, or requests.
-        start: starts the helper processes at an endpoint.
+        start: starts the helper processes, with a heartbeat interval, at an endpoint.
     """
 
     what: str
     number: int
-    start: Callable[[str, int], list[Process]]
+    start: Callable[[float, str, int], list[Process]]
 
 
-def idle_clients(endpoint: str, number: int) -> list[Process]:
+def idle_clients(heartbeat: float, endpoint: str, number: int) -> list[Process]:
     """Start idle clients, so many in each process."""
-    return [start(idle_clients_main, endpoint, each) for each in shares(number, PEERS)]
+    return [start(idle_clients_main, heartbeat, endpoint, each) for each in shares(number, PEERS)]
 
 
-def idle_workers(endpoint: str, number: int) -> list[Process]:
+def idle_workers(heartbeat: float, endpoint: str, number: int) -> list[Process]:
     """Start idle workers."""
-    return [start(workers_main, endpoint, ["other"], each, 0) for each in shares(number, PEERS)]
+    return [start(workers_main, heartbeat, endpoint, ["other"], each, 0) for each in shares(number, PEERS)]
 
 
-def many_services(endpoint: str, number: int) -> list[Process]:
+def many_services(heartbeat: float, endpoint: str, number: int) -> list[Process]:
     """Start workers that offer so many services."""
-    return [start(workers_main, endpoint, [], each, 1_000) for each in shares(number // 1_000, PEERS)]
+    return [start(workers_main, heartbeat, endpoint, [], each, 1_000) for each in shares(number // 1_000, PEERS)]
 
 
-def queued_requests(endpoint: str, number: int) -> list[Process]:
+def queued_requests(heartbeat: float, endpoint: str, number: int) -> list[Process]:
     """Start clients whose requests wait."""
-    blocked = start(workers_main, endpoint, ["slow"], 1, 0)
-    return [blocked, *(start(queued_main, endpoint, each) for each in shares(number, 25_000))]
+    blocked = start(workers_main, heartbeat, endpoint, ["slow"], 1, 0)
+    return [blocked, *(start(queued_main, heartbeat, endpoint, each) for each in shares(number, 25_000))]
 
 
 def shares(number: int, most: int) -> list[int]:
@@ -274,14 +276,14 @@ CROWDS: Final = {
 }
 
 
-async def beside(crowd: Crowd, number: int, rounds: int, seconds: float) -> dict[str, Any]:
+async def beside(crowd: Crowd, number: int, rounds: int, seconds: float, heartbeat: float) -> dict[str, Any]:
     """Measure a broker by itself, and one with a crowd, in turn."""
-    alone, crowded = await Side.open(), await Side.open()
+    alone, crowded = await Side.open(heartbeat), await Side.open(heartbeat)
     await alone.measure(seconds)
     await crowded.measure(seconds)
     memory = crowded.broker.memory()
     begin = time.perf_counter()
-    helpers = crowd.start(crowded.endpoint, number)
+    helpers = crowd.start(heartbeat, crowded.endpoint, number)
     for helper in helpers:
         await helper.receive()
     took = time.perf_counter() - begin
@@ -296,6 +298,7 @@ async def beside(crowd: Crowd, number: int, rounds: int, seconds: float) -> dict
     return {
         "crowd": crowd.what,
         "number": number,
+        "heartbeat_s": heartbeat,
         "seconds_to_come": took,
         "broker_bytes_each": memory / number,
         "idle_percent_of_a_core": idle,
@@ -320,9 +323,11 @@ async def shares_of_a_core(processes: dict[str, list[Process]], seconds: float) 
 # ---- many busy peers
 
 
-async def spread(numbers: Sequence[tuple[int, int]], rounds: int, seconds: float) -> list[dict[str, Any]]:
+async def spread(
+    numbers: Sequence[tuple[int, int]], rounds: int, seconds: float, heartbeat: float
+) -> list[dict[str, Any]]:
     """Measure the same load between so many clients and workers, in turn."""
-    sides = {number: await Side.open(*number) for number in numbers}
+    sides = {number: await Side.open(heartbeat, *number) for number in numbers}
     found: dict[tuple[int, int], list[dict[str, float]]] = {number: [] for number in numbers}
     for side in sides.values():
         await side.measure(min(seconds, 0.5))
@@ -384,11 +389,13 @@ async def main(arguments: argparse.Namespace) -> None:
     for name, crowd in CROWDS.items():
         if name in arguments.only:
             number = max(int(crowd.number * arguments.part), 1)
-            results["crowds"].append(await beside(crowd, number, arguments.rounds, arguments.seconds))
+            measured = await beside(crowd, number, arguments.rounds, arguments.seconds, arguments.heartbeat)
+            results["crowds"].append(measured)
             if not arguments.json:
-                show_crowd(results["crowds"][-1])
+                show_crowd(measured)
     if "spread" in arguments.only:
-        results["spread"] = await spread([(1, 1), (1, 100), (100, 1), (100, 100)], arguments.rounds, arguments.seconds)
+        numbers = [(1, 1), (1, 100), (100, 1), (100, 100)]
+        results["spread"] = await spread(numbers, arguments.rounds, arguments.seconds, arguments.heartbeat)
         if not arguments.json:
             for each in results["spread"]:
                 show_spread(each)
@@ -400,6 +407,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*CROWDS, "spread"], default=[*CROWDS, "spread"])
     parser.add_argument("--part", type=float, default=1.0, help="of each crowd, for a quick look")
+    parser.add_argument("--heartbeat", type=float, default=2.5, help="everybody's interval, in seconds")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of each load")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
