@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,11 @@ def test_timers_do_what_a_dict_that_is_searched_does(operations: list[tuple[str,
         assert len(timers) == len(model)
         assert timers.deadline == min(model.values(), default=math.inf)
         assert all((key in timers) == (key in model) for key in "abcdefgh")
+
+
+def entries(timers: Timers[Any]) -> int:
+    """Return how many entries there are, live or not."""
+    return len(timers._heap) + len(timers._old)
 
 
 def test_an_empty_set_of_timers_has_no_deadline() -> None:
@@ -102,7 +108,7 @@ def test_the_heap_stays_bounded(when, cancels: bool) -> None:
         timers.set(n % 7, when(n))
         if cancels:
             timers.cancel(n % 7)
-        largest = max(largest, len(timers._heap))
+        largest = max(largest, entries(timers))
     assert largest <= 128
     assert len(timers) == (0 if cancels else 7)
 
@@ -113,5 +119,33 @@ def test_a_million_timers_that_are_called_off_leave_nothing_behind() -> None:
         timers.set(n, 60.0 + n)
         timers.cancel(n)
     assert len(timers) == 0
-    assert len(timers._heap) <= 65
+    assert entries(timers) <= 128
+    assert timers.deadline == math.inf
+
+
+class Counted(float):
+    """A time that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: float) -> bool:
+        Counted.comparisons += 1
+        return float(self) < other
+
+
+def test_no_deadline_that_is_set_has_to_wait_for_all_others() -> None:
+    """Beside 20,000 that stay, as many come and go: the heap is tidied up meanwhile, some of it at a time."""
+    timers: Timers[int] = Timers()
+    for n in range(20_000):
+        timers.set(n, Counted(60.0))
+    worst = 0
+    for n in range(20_000, 100_000):
+        before = Counted.comparisons
+        timers.set(n, Counted(90.0))
+        timers.cancel(n)
+        assert timers.deadline == 60.0
+        worst = max(worst, Counted.comparisons - before)
+        assert entries(timers) <= 3 * len(timers) + 100
+    assert worst <= 6 * 2 * math.log2(60_000), "a few pushes at a time"
+    assert list(timers.pop_due(60.0)) == list(range(20_000))
     assert timers.deadline == math.inf

@@ -53,7 +53,7 @@ class BrokerTarget(Target):
             "holdings": len(broker._holdings),
             "awaited": len(broker._awaited),
             "timers": broker.timers,
-            "heap": len(broker._timers._heap),
+            "heap": len(broker._timers._heap) + len(broker._timers._old),
         }
 
     def _send(self) -> None:

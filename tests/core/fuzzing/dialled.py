@@ -95,7 +95,7 @@ class WorkerTarget(DialledTarget):
             "outcomes": len(self._worker._outcomes),
             "outbox": sum(link.outbox_bytes for link in links),
             "unacknowledged": sum(link._unacked_bytes for link in links),
-            "heap": len(self._worker._timers._heap),
+            "heap": len(self._worker._timers._heap) + len(self._worker._timers._old),
         }
 
     def _command(self, uplink: Uplink, bodies: list[bytes]) -> list[Any]:
@@ -190,7 +190,7 @@ class ClientTarget(DialledTarget):
             "outbox": sum(uplink.link.outbox_bytes for uplink in client.uplinks.values()),
             "unacknowledged": sum(uplink.link._unacked_bytes for uplink in client.uplinks.values()),
             "timers": len(client._timers),
-            "heap": len(client._timers._heap),
+            "heap": len(client._timers._heap) + len(client._timers._old),
         }
 
     def _command(self, uplink: Uplink, bodies: list[bytes]) -> list[Any]:

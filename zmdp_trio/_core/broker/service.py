@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Collection
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
 #: How many different sets of workers may have rejected what waits, of one service and one `worker`.
 MAX_REJECTIONS: Final = 256
+#: A worker whose batch is being filled may have this part of its slots taken, in excess of the least loaded worker.
+#: So a worker with 100 slots is given 4 requests in one message, and one with less than 50 slots, as those that compute
+#: have, what is due to it and no more.  With 100 workers that halves what a request costs the broker.
+AHEAD: Final = 25
 
 
 @attrs.define
@@ -65,7 +71,8 @@ class Service:
     """Queue and offers of one name.
 
     Offers with a free slot stand in `_levels` by how many of their slots are taken, each level in the order in which
-    they came to it: so the least loaded, and of these the longest idle, is the first of the lowest level.
+    they came to it: so the least loaded, and of these the longest idle, is the first of the lowest level.  It gets the
+    next job, and a few more as long as the batch with that one has not left: see `AHEAD`.
 
     Jobs wait per client, and the clients take turns.  Those that not every worker may have wait apart, with their like:
     by the worker that they want, and by those that have rejected them.
@@ -74,8 +81,10 @@ class Service:
     __slots__ = (
         "_choosy",
         "_choosy_of",
+        "_filling",
         "_levels",
         "_lowest",
+        "_named",
         "_queues",
         "cancelling",
         "counters",
@@ -93,6 +102,10 @@ class Service:
         self.offers: dict[Session, Offer] = {}
         self._levels: list[OrderedDict[Offer, None]] = [OrderedDict()]
         self._lowest = 0
+        #: Who got the last job.
+        self._filling: Offer | None = None
+        #: The offers of the workers of one name.
+        self._named: dict[str, dict[Offer, None]] = {}
         self._queues: OrderedDict[Session, OrderedDict[int, Job]] = OrderedDict()
         #: Jobs that not every worker may have, by the worker's name, None for any, and by who rejected them.
         self._choosy: dict[str | None, dict[frozenset[Session] | None, OrderedDict[int, Job]]] = {}
@@ -118,6 +131,7 @@ class Service:
     def add_offer(self, offer: Offer) -> None:
         """A worker comes to serve."""
         self.offers[offer.session] = offer
+        self._named.setdefault(offer.session.name, {})[offer] = None
         self.lost_at = None
         self._enter(offer)
 
@@ -125,8 +139,14 @@ class Service:
         """A worker serves no more; what it runs is not affected."""
         self._leave(offer)
         del self.offers[offer.session]
+        namesakes = self._named[offer.session.name]
+        del namesakes[offer]
+        if not namesakes:
+            del self._named[offer.session.name]
         self.demand.forget(offer)
         offer.slots = 0
+        if self._filling is offer:
+            self._filling = None
 
     def set_slots(self, offer: Offer, slots: int) -> None:
         """A lease was changed."""
@@ -186,30 +206,49 @@ class Service:
         self._lowest = level
         return None
 
+    def next_offer(self) -> Offer | None:
+        """Return the offer that a job which any worker may have goes to; None when no slot is free."""
+        least, filling = self.least_loaded(), self._filling
+        if least is filling or least is None:
+            return least
+        if filling is not None and filling.session.link.outbox:
+            # One more request in a message costs 3 microseconds here, a message of its own 15.
+            limit = least.running + filling.slots // AHEAD
+            if filling.running < limit and filling.running < filling.slots:
+                return filling
+        self._filling = least
+        return least
+
     def offer_for(self, job: Job) -> Offer | None:
         """Return the offer that this job goes to; None when no slot that it may have is free."""
         if not job.choosy:
-            return self.least_loaded()
-        fit = [offer for offer in self.offers.values() if offer.running < offer.slots and job.suits(offer)]
+            return self.next_offer()
+        if job.wanted is None:
+            # At most as many as have rejected it are passed over.
+            by_load = chain.from_iterable(self._levels[self._lowest :])
+            return next((offer for offer in by_load if job.suits(offer)), None)
+        fit = [offer for offer in self._offers_of(job.wanted) if offer.running < offer.slots and job.suits(offer)]
         return min(fit, key=lambda offer: offer.running, default=None)
 
     def served(self, job: Job) -> bool:
         """Whether some worker may have this job, now or when it has a slot."""
         if not job.choosy:
             return bool(self.offers)
-        return any(job.suits(offer) for offer in self.offers.values())
+        return any(job.suits(offer) for offer in self._offers_of(job.wanted))
 
     def offered_by(self, wanted: str | None) -> bool:
         """Whether a worker of this name offers it; any worker, with None."""
-        if wanted is None:
-            return bool(self.offers)
-        return any(session.name == wanted for session in self.offers)
+        return bool(self._offers_of(wanted))
 
     def has_slot(self, wanted: str | None) -> bool:
         """Whether a worker of this name has a free slot; any worker, with None."""
         if wanted is None:
             return self.least_loaded() is not None
-        return any(offer.running < offer.slots for offer in self.offers.values() if offer.session.name == wanted)
+        return any(offer.running < offer.slots for offer in self._offers_of(wanted))
+
+    def _offers_of(self, wanted: str | None) -> Collection[Offer]:
+        """Return the offers of the workers of this name; all, with None."""
+        return self.offers.values() if wanted is None else self._named.get(wanted, ())
 
     # ---- the queue
 

@@ -22,6 +22,7 @@ from ._dealer import DealerPort
 from ._monitor import Monitor
 from ._router import MONITORED as MONITORED_BY_ROUTER
 from ._router import RouterPort
+from ._silence import KNOWN
 
 #: Messages per peer that wait in libzmq.  Small, because it counts messages and not bytes: what a slow peer has not
 #: taken waits with us, where it is measured, can be cancelled, and becomes one batch.
@@ -56,7 +57,8 @@ def listen(*endpoints: str, options: Options) -> Port:
         socket = parts[1]
         # An unknown or a full peer is an error then, and not silence.
         socket.set(zmq.ROUTER_MANDATORY, 1)
-        return RouterPort(*parts, tuple(_bind(socket, endpoint) for endpoint in endpoints))
+        _tell_patience(socket, options)
+        return RouterPort(*parts, tuple(_bind(socket, endpoint, options) for endpoint in endpoints), options)
 
 
 def dial(endpoint: str, options: Options) -> Port:
@@ -111,6 +113,14 @@ def _configure(socket: zmq.Socket[bytes], options: Options) -> None:
     if options.heartbeat < math.inf:
         socket.set(zmq.HEARTBEAT_IVL, _milliseconds(options.heartbeat))
         socket.set(zmq.HEARTBEAT_TIMEOUT, _milliseconds(options.silence))
+
+
+def _tell_patience(socket: zmq.Socket[bytes], options: Options) -> None:
+    """Have the other sides cut off a connection over which no PING comes any more.
+
+    That costs them a timer for each connection.  So a bound port tells it its peers, who have one, and not they it.
+    """
+    if options.heartbeat < math.inf:
         socket.set(zmq.HEARTBEAT_TTL, min(_milliseconds(options.silence), 6_553_599))
 
 
@@ -118,10 +128,14 @@ def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
+def _bind(socket: zmq.Socket[bytes], endpoint: str, options: Options) -> str:
     if endpoint == "inproc://*":
         endpoint = f"inproc://zmdp-{next(_inproc_names)}"
     _allow_ipv6(socket, endpoint)
+    if options.heartbeat < math.inf:
+        # Of what binds from now on: see `_silence`.
+        watched = KNOWN and endpoint.startswith("tcp:")
+        socket.set(zmq.HEARTBEAT_TIMEOUT, 0 if watched else _milliseconds(options.silence))
     with _translating(endpoint):
         _bind_patiently(socket, endpoint)
     bound = bytes(socket.get(zmq.LAST_ENDPOINT)).decode().rstrip("\0")

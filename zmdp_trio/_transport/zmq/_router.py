@@ -8,6 +8,8 @@ what it said by then happened before that peer's connection, or is about it.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import select
 from collections.abc import Sequence
 from errno import EHOSTUNREACH
@@ -17,25 +19,33 @@ import trio
 import zmq
 
 from ..._wire.frames import Frame, Frames
-from .._seam import Lost, PeerGone, Received
+from .._seam import Lost, Options, PeerGone, Received
 from ._context import SharedContext
 from ._monitor import Monitor
 from ._port import BY_REFERENCE, DONTWAIT, EVENTS, POLLIN, ZmqPort
+from ._silence import KNOWN, cut, silence
 
 MONITORED: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ENDED: Final = Lost("connection lost")
 #: Stands for the descriptor of a connection that has none.
 _INPROC: Final = -1
 _SRCFD: Final = int(zmq.SRCFD)
+#: Connections that are looked after at one time; that takes them a fraction of a millisecond.
+_LOOKED_AFTER: Final = 128
 
 
 class RouterPort(ZmqPort):
     """The bound side of a network."""
 
-    __slots__ = ("_descriptors", "_ended", "_peers", "_signal")
+    __slots__ = ("_descriptors", "_ended", "_peers", "_signal", "_watch")
 
     def __init__(
-        self, shared: SharedContext, socket: zmq.Socket[bytes], monitor: Monitor, endpoints: tuple[str, ...]
+        self,
+        shared: SharedContext,
+        socket: zmq.Socket[bytes],
+        monitor: Monitor,
+        endpoints: tuple[str, ...],
+        options: Options,
     ) -> None:
         super().__init__(shared, socket, monitor, endpoints)
         #: The descriptor of each peer that has sent something.
@@ -46,6 +56,35 @@ class RouterPort(ZmqPort):
         self._ended: dict[bytes, None] = {}
         self._signal = select.poll()
         self._signal.register(self._fd, select.POLLIN)
+        self._watch = trio.CancelScope()
+        if KNOWN and options.heartbeat < math.inf:
+            trio.lowlevel.spawn_system_task(self._watch_silence, options, name=f"watch silence at {self!r}")
+
+    async def _watch_silence(self, options: Options) -> None:
+        """Cut off the connections over which nothing came for too long, not even answers to libzmq's PINGs."""
+        with self._watch:
+            while True:
+                descriptors = list(self._descriptors)
+                parts = range(0, max(len(descriptors), 1), _LOOKED_AFTER)
+                for begin in parts:
+                    await trio.sleep(options.heartbeat / len(parts))
+                    if self._closed:
+                        return
+                    for descriptor in descriptors[begin : begin + _LOOKED_AFTER]:
+                        with contextlib.suppress(OSError):  # it has just ended, or is none of TCP
+                            self._cut_silent(descriptor, options.silence)
+
+    def _cut_silent(self, descriptor: int, patience: float) -> None:
+        if silence(descriptor) > patience:
+            self._read_monitor()
+            # Else it has ended, and the descriptor is perhaps somebody else's by now.
+            if descriptor in self._descriptors and silence(descriptor) > patience:
+                cut(descriptor)
+            self._nudge()
+
+    def close(self) -> None:
+        self._watch.cancel()
+        super().close()
 
     @trio.lowlevel.enable_ki_protection
     def receive(self) -> Sequence[Received]:
