@@ -88,7 +88,7 @@ def lines(record: Record, sent: int) -> Iterator[str]:
     if record["unsent"]:
         yield f"{record['unsent']:,} requests were due and not sent: all {record['in_flight']:,} in flight were waiting"
     if record["cpu"] > _BUSY:
-        yield f"this client was busy for {record['cpu']:.0%} of the time, and may be the limit: run a second one beside it"
+        yield f"this client was busy {record['cpu']:.0%} of the time, and may be the limit: run a second one beside it"
 
 
 def _about(figures: Record) -> Iterator[str]:
