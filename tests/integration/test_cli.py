@@ -159,7 +159,7 @@ def ask(cluster: Cluster, *arguments: str, stdin: bytes = b"") -> subprocess.Com
 
 def test_help_tells_of_every_command_and_exit_code(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout.decode()
-    for word in ("broker", "worker", "call", "stream", "gateway", "demo", "Exit codes:", "130"):
+    for word in ("broker", "worker", "call", "stream", "bench", "gateway", "demo", "Exit codes:", "130"):
         assert word in text
 
 
@@ -461,6 +461,10 @@ def test_no_broker(lonely: Forked) -> None:
         (["worker", "clash"], ["two services named 'echo'"]),
         (["worker", "faulty"], ["ZeroDivisionError", "faulty.py", "line 2"]),
         (["demo", "missing.bin"], ["missing.bin"]),
+        (["bench"], ["name either the services, or --own-worker"]),
+        (["bench", "echo", "--in-flight", "1,0"], ["'1,0' is not a whole number from 1 to 65,536"]),
+        (["bench", "echo", "--rate", "fast"], ["'fast' is not a number from 0.001 to 1,000,000"]),
+        (["bench", "echo", "--size", "1KB"], ["'1KB' is not a whole number of bytes"]),
     ],
 )
 def test_wrong_use(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
@@ -821,6 +825,49 @@ def test_worker_waiting_for_a_broker_ends_at_a_signal(cluster: Cluster) -> None:
         line_with(worker.stderr, "waiting for a broker")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(LIMIT) == 0
+
+
+def test_bench_gives_its_figures_to_programs(cluster: Cluster) -> None:
+    arguments = ["--payload", "3", "--in-flight", "2,5", "--seconds", "0.2", "--warm-up", "0.1", "--json"]
+    done = ask(cluster, "bench", "echo", "count", "--stream", *arguments)
+    assert (done.returncode, done.stderr) == (0, b"")
+    figures = json.loads(done.stdout)
+    assert (figures["payload_bytes"], figures["interrupted"]) == (1, False)
+    assert [run["in_flight"] for run in figures["runs"]] == [2, 5]
+    for run in figures["runs"]:
+        assert run["seconds"] >= 0.2
+        echo, count = run["services"]["echo"], run["services"]["count"]
+        assert (echo["chunks"], count["chunks"]) == (0, 3 * count["replies"])
+        assert 0 < count["first_chunk_ms"]["p50"] <= count["latency_ms"]["p50"] <= count["latency_ms"]["max"]
+        assert run["total"]["replies"] == echo["replies"] + count["replies"]
+        assert (run["total"]["errors"], run["total"]["unfinished"]) == ({}, 0)
+
+
+def test_bench_brings_a_worker_of_its_own_and_takes_it_along(cluster: Cluster) -> None:
+    done = ask(cluster, "bench", "--own-worker", "--rate", "100", "--seconds", "0.2", "--warm-up", "0")
+    assert (done.returncode, done.stderr) == (0, b"")
+    heading, service, replies, *_ = done.stdout.decode().splitlines()
+    assert (heading, replies[-9:]) == ("100 requests/s, 16 bytes each, 0.2 s", "20 in all")
+    assert service not in json.loads(ask(cluster, "call", "mmi.services").stdout)
+
+
+def test_ctrl_c_ends_a_bench_with_the_figures_so_far(cluster: Cluster, tmp_path: Path) -> None:
+    payload = json.dumps(str(tmp_path))
+    arguments = ["--payload", payload, "--rate", "20", "--seconds", "inf", "--warm-up", "0", "--json"]
+    with start(cluster.folder, "bench", "patient", *arguments, "--connect", cluster.endpoint) as process:
+        for _ in range(4):
+            line_with(cluster.worker.stdout, f"entered {tmp_path}")
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(LIMIT), process.stderr.read()) == (130, b"")
+        figures = json.loads(process.stdout.read())
+    assert figures["interrupted"]
+    assert figures["runs"][0]["total"]["requests"] >= 3
+
+
+def test_bench_without_a_broker(tmp_path: Path) -> None:
+    done = run(tmp_path, "bench", "--own-worker", "--connect", "tcp://127.0.0.1:9", "--set", "connect=0.2")
+    assert (done.returncode, done.stdout) == (8, b"")
+    assert b"Start one with: zmdp broker --bind tcp://127.0.0.1:9" in done.stderr
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory figures from /proc")

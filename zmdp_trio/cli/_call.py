@@ -11,7 +11,7 @@ import trio
 
 from zmdp_trio import Client, open_client
 
-from ._failures import explain
+from ._failures import give_up
 from ._output import Output
 from ._signals import with_signals
 from ._values import as_record, holds_bytes, read_payload, to_json
@@ -67,18 +67,7 @@ def _run(options: Options, work: _Work) -> int:
         payload = read_payload(options["payload"], options["file"], options["raw"])
         signum = trio.run(_connected, options, payload, work)
     except Exception as error:
-        failure = explain(error, options["endpoints"])
-        if failure is None:
-            raise
-        if not options["json"] or sys.stdout is None:
-            raise failure from error
-        try:
-            click.echo(to_json({"error": failure.record()}))
-        except BrokenPipeError:
-            raise
-        except OSError:  # then on standard error, like that of which it tells
-            raise failure from error
-        return failure.status
+        return give_up(error, options["endpoints"], json=options["json"])
     return 128 + signum if signum else 0
 
 

@@ -14,8 +14,10 @@ from ._failures import Failure, exit_codes_help, not_written, usage
 from ._options import (
     MAX_RETRY,
     Endpoint,
+    Numbers,
     Seconds,
     ServiceName,
+    Size,
     Span,
     Target,
     as_json,
@@ -225,6 +227,84 @@ def stream(**options: Any) -> int:
 
     _keep_logs_quiet()
     return run_stream(options | {"settings": _gather(options["settings"])})
+
+
+@zmdp.command()
+@click.argument("services", nargs=-1, type=ServiceName(), metavar="[SERVICE]...")
+@click.option(
+    "--own-worker",
+    is_flag=True,
+    help="Measure the way through the broker alone: a worker that is started here, in a process of its own, echoes.",
+)
+@click.option(
+    "--size",
+    type=Size(),
+    metavar="BYTES",
+    help="Send so many bytes, which read as a JSON string, too; also with KiB or MiB behind it.  [default: 16]",
+)
+@click.option("--payload", metavar="JSON", help="Send this instead; - reads it from standard input, @PATH from a file.")
+@click.option("--raw", is_flag=True, help="Send --payload as bytes, as it is, instead of reading it as JSON.")
+@click.option("--stream", is_flag=True, help="Read each service's partial replies, and count them.")
+@click.option(
+    "--in-flight",
+    type=Numbers(1, 65_536),
+    metavar="N[,N]...",
+    help="Requests at once, or at most, with --rate; several are measured one after the other.  [default: 10; 1000]",
+)
+@click.option(
+    "--rate",
+    type=Numbers(0.001, 1_000_000.0),
+    metavar="N[,N]...",
+    help="Requests a second, on a plan that does not wait for replies; several are measured one after the other.",
+)
+@click.option(
+    "--seconds",
+    type=Span(0.1),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long each is measured; 'inf' until Ctrl-C.",
+)
+@click.option(
+    "--warm-up",
+    type=Span(),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the same load runs before that, and is not measured.",
+)
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    default="10",
+    metavar="SECONDS",
+    help="Longest silence between two replies, and longest wait for the last ones, or 'none'.  [default: 10]",
+)
+@settings("c", timeout="--timeout")
+@endpoints("--connect", "The broker.")
+@protocol()
+@as_json("Print the figures as one JSON object, and nothing else.")
+def bench(**options: Any) -> int:
+    """Measure what services do under load: replies a second, and how long each takes.
+
+    Each SERVICE gets the same requests, in turn.  Without --rate there are always --in-flight requests under way: the
+    next one is made when one is answered.  If all of them are stuck, nothing is asked, so the latency hardly tells of
+    it.  With --rate, requests are due on a plan, and the latency counts from when one was due, though it could not
+    be sent in time: what a stall did to users is in it ("coordinated omission" is avoided).
+
+    Rates are of what came within the time, latencies of all answered requests that were made in it.  A service that
+    fails at a first call, before the warm-up, fails the command; later errors are counted, and the status is 0 if
+    anything was answered.  Ctrl-C ends it, with the figures so far.
+
+    
+    zmdp bench echo --size 1KiB --in-flight 1,10,100
+    zmdp bench files.stat --payload '{"path": "README.md"}' --rate 500
+    zmdp bench --own-worker --json
+    """
+    from .bench import run_bench
+
+    _keep_logs_quiet()
+    return run_bench(options | {"settings": _gather(options["settings"])})
 
 
 @zmdp.command()

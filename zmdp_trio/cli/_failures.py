@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
+import click
 
 #: The exit codes: the one table that code, `zmdp --help`, and the docs read.  A request that failed has the code of
 #: its error; the names without an error of that name are the command's own.
@@ -105,6 +107,33 @@ def explain(error: BaseException, brokers: Sequence[str] = ()) -> Failure | None
     if None in found:
         return None
     return next((each for each in _members(error) if isinstance(each, Failure)), found[0])
+
+
+def give_up(error: Exception, brokers: Sequence[str], *, json: bool) -> int:
+    """Say why a command failed: as JSON on standard output if that is what its user reads.
+
+    Returns:
+        The status to exit with.
+
+    Raises:
+        Failure: it is to be said on standard error.
+        Exception: `error` itself, if it is a bug.
+        BrokenPipeError: nobody reads our output any more.
+    """
+    from ._values import to_json
+
+    failure = explain(error, brokers)
+    if failure is None:
+        raise error
+    if not json or sys.stdout is None:
+        raise failure from error
+    try:
+        click.echo(to_json({"error": failure.record()}))
+    except BrokenPipeError:
+        raise
+    except OSError:  # then on standard error, like that of which it tells
+        raise failure from error
+    return failure.status
 
 
 def _members(error: BaseException) -> Iterator[BaseException]:

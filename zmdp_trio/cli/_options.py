@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     _TextType = click.ParamType[str]
     _SecondsType = click.ParamType[float | None]
     _SpanType = click.ParamType[float]
+    _NumbersType = click.ParamType[tuple[float, ...]]
+    _SizeType = click.ParamType[int]
     _HeaderType = click.ParamType[tuple[str, str]]
     _SettingType = click.ParamType[tuple[str, float]]
 else:  # older versions of click know no types of parameter types
-    _TextType = _SecondsType = _SpanType = _HeaderType = _SettingType = click.ParamType
+    _TextType = _SecondsType = _SpanType = _NumbersType = _SizeType = _HeaderType = _SettingType = click.ParamType
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -85,6 +87,32 @@ class Span(_SpanType):
         if not seconds >= self.least:
             self.fail(f"{value!r} is not a number of seconds, {self.least:g} or more, nor 'inf'", param, ctx)
         return seconds
+
+
+class Numbers(_NumbersType):
+    """One number from `least` to `most` or more of them, with commas between; whole ones, if `least` is one."""
+
+    name = "numbers"
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least = least
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(type(self.least)(each) for each in str(value).split(","))
+        except ValueError:
+            numbers = (math.nan,)
+        if not all(self.least <= each <= self.most for each in numbers):
+            what = "a whole number" if isinstance(self.least, int) else "a number"
+            self.fail(
+                f"{value!r} is not {what} from {self.least:g} to {self.most:,}, nor some with commas between",
+                param,
+                ctx,
+            )
+        return numbers
 
 
 class ServiceName(_TextType):
@@ -194,6 +222,21 @@ def _number(field: attrs.Attribute[Any], text: str) -> float:
         else:
             wanted = "a number of seconds" if isinstance(field.default, float) else "a whole number"
         raise ValueError(f"{field.name}: {text!r} is not {wanted}") from None
+
+
+class Size(_SizeType):
+    """A number of bytes, also with KiB, MiB, or GiB behind it."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        size = _SIZE.fullmatch(text)
+        if size:
+            return int(size[1]) * _FACTORS[size[2]]
+        if not text.isdecimal():
+            self.fail(f"{text!r} is not a whole number of bytes, nor one with KiB, MiB, or GiB behind it", param, ctx)
+        return int(text)
 
 
 def _switch(name: str, text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ import trio
 
 from zmdp_trio import open_broker, open_client
 
+from .._child import open_worker_process
 from .._failures import Failure, explain
 from .._signals import with_signals
-from .._values import to_json
-from ._process import WORKER_COMMAND, open_worker_process
-from ._show import Show, size
+from .._values import size, to_json
+from ._show import Show
 from ._steps import REQUESTS, Figures, leave_midway, meet_error, stream_file, time_requests
 
+#: What starts the worker; its arguments follow.
+WORKER_COMMAND: Final = (sys.executable, "-m", "zmdp_trio.cli.demo._worker")
 _MIB: Final = 2**20
 #: MiB in the file that the demo makes when it is not given one.
 _MADE: Final = 128

@@ -53,15 +53,6 @@ class Show:
             yield lambda size: bar.advance(task, size)
 
 
-def size(count: float) -> str:
-    """Write a number of bytes for people."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
 def milliseconds(seconds: float) -> str:
     """Write a short time for people, in a column."""
     return f"{seconds * 1000:.2f} ms"

@@ -14,7 +14,8 @@ import trio
 from zmdp_trio import Client, ServiceNotFound
 
 from .._failures import Failure, explain
-from ._show import Show, milliseconds, size
+from .._values import size
+from ._show import Show, milliseconds
 
 #: What a step found out, for --json.
 Figures = dict[str, Any]

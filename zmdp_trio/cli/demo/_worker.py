@@ -6,24 +6,20 @@ not outlive it.
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import trio
 
 from zmdp_trio import Service, serve_worker, service
 
+from .._child import end_with_parent
 from ._files import load_files
-
-#: Seconds that ending may take.
-_PATIENCE: Final = 2.0
 
 
 def witnessed(tail: Service[..., Any], query_type: Any) -> list[Service[..., Any]]:
@@ -60,18 +56,9 @@ async def work(broker: str, root: str, scratch: str) -> None:
     tail = next(each for each in files.file_services(scratch) if each.name == "files.tail")
     services += witnessed(tail, files.TailQuery)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_with_parent, nursery.cancel_scope)
+        nursery.start_soon(end_with_parent, nursery.cancel_scope)
         await nursery.start(serve_worker, services, broker)
         print("ready", flush=True)  # noqa: T201 - this is how the demo learns it
-
-
-async def _end_with_parent(scope: trio.CancelScope) -> None:
-    while await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 1, abandon_on_cancel=True):
-        pass
-    timer = threading.Timer(_PATIENCE, os._exit, [1])
-    timer.daemon = True
-    timer.start()
-    scope.cancel()
 
 
 if __name__ == "__main__":

@@ -1,25 +1,32 @@
-"""Run the demo's worker process, and never leave it behind."""
+"""Run a worker process of a command's own, and never leave it behind.
+
+The worker says `ready` on its standard output, and ends when its standard input does.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import IO, Final
 
 import trio
 
-from .._failures import Failure, explain
-
-#: What starts the worker; its arguments follow.
-WORKER_COMMAND: Final = (sys.executable, "-m", "zmdp_trio.cli.demo._worker")
+from ._failures import Failure, explain
 
 #: Seconds in which the worker must be ready, and in which it must have ended by itself.
 _START, _END = 30.0, 4.0
 #: Seconds in which the end of a worker that was lost becomes known.
 _REAP = 0.5
+#: Seconds that ending may take the worker itself.
+_PATIENCE: Final = 2.0
+
+
+# ---- the command
 
 
 @asynccontextmanager
@@ -104,3 +111,16 @@ def _last(words: IO[bytes]) -> str:
     words.seek(0)
     lines = words.read().decode(errors="replace").split("\n")
     return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+
+
+# ---- the worker
+
+
+async def end_with_parent(scope: trio.CancelScope) -> None:
+    """Cancel `scope` when standard input ends, as it does with whoever started this process, however that ended."""
+    while await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 1, abandon_on_cancel=True):
+        pass
+    timer = threading.Timer(_PATIENCE, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+    scope.cancel()

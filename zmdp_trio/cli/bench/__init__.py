@@ -1,0 +1,3 @@
+"""`zmdp bench`: what a user's own brokers and workers do under load."""
+
+from ._run import run_bench as run_bench
