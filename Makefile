@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo files test check peers peers-soak bench chaos soak stress fuzz interop format coverage clean
+.PHONY: demo files test check peers peers-soak bench performance chaos soak stress fuzz interop format coverage clean
 
 demo: .venv/ready
 	$(BIN)/zmdp demo $(DEMO)
@@ -53,6 +53,11 @@ interop: peers
 bench: .venv/bench
 	@command -v npm >/dev/null && $(MAKE) tests/peers/node/node_modules/ready || true
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+# The tables and plots of docs/performance.md, from docs/performance/results.json: BENCH="--into docs/performance/results.json"
+# has `make bench` put its figures there.
+performance: .venv/bench
+	$(BIN)/python benchmarks/document.py
 
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"

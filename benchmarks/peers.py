@@ -102,8 +102,8 @@ NATS_SERVER = Need(
 NODE = Need("Node", "apt-get install nodejs npm", lambda: found("node") is not None, lambda: says("node", "--version"))
 PIGATO = Need("PIGATO", "make peers", (NODE_MODULES / "pigato").is_dir, lambda: node_version("pigato"))
 ZEROMQ_JS = Need("zeromq.js", "make peers", (NODE_MODULES / "zeromq").is_dir, lambda: node_version("zeromq"))
-LIBZMQ = Need(
-    "a C compiler and libzmq's headers",
+CC = Need(
+    "cc with libzmq's headers",
     "apt-get install gcc libzmq3-dev",
     lambda: build() is None,
     lambda: says("cc", "-dumpversion"),
@@ -220,7 +220,7 @@ PEERS: Final = {
             name="zmq_proxy",
             how="a limit: zmq_proxy between a client and a worker in C; it routes, queues, and checks nothing",
             roles=played_by("pyzmq_ends.py", "broker") | played_by("c_ends.c", "worker", "client"),
-            needs=(LIBZMQ, PYZMQ),
+            needs=(CC, PYZMQ),
         ),
         Peer(
             name="zmq_proxy, pyzmq",

@@ -82,15 +82,15 @@ STYLE: Final = {
     "legend.frameon": False,
 }
 
-#: Ours stands out; the others keep their colours from plot to plot.
-OURS: Final = {"color": "#c1121f", "linewidth": 2.5, "zorder": 3}
-OTHERS: Final = {
-    "nats-py": "#1d3557",
-    "nats-py, uvloop": "#457b9d",
-    "grpc.aio": "#2a9d8f",
-    "zerorpc": "#8d6a9f",
-    "PIGATO": "#e08e45",
-    "zmq_proxy": "#8a8a8a",
+#: Who is plotted.  Ours stands out; all keep their colours from plot to plot.
+STYLES: Final[dict[str, dict[str, Any]]] = {
+    "zmdp-trio": {"color": "#c1121f", "linewidth": 2.5, "zorder": 3},
+    "nats-py": {"color": "#1d3557"},
+    "nats-py, uvloop": {"color": "#5a9bd4"},
+    "grpc.aio": {"color": "#2a9d8f"},
+    "zerorpc": {"color": "#8d6a9f"},
+    "PIGATO": {"color": "#e08e45"},
+    "zmq_proxy": {"color": "#8a8a8a", "linestyle": "--"},
 }
 
 WIDTH, HEIGHT = 7.2, 4.4
@@ -105,12 +105,15 @@ def missing() -> str | None:
 
 def draw(results: Results, folder: Path) -> list[Path]:
     """Draw all plots that have points for a curve, and return the files."""
+    drawn = [plot for plot in PLOTS if len(points_of(plot, results)) > 1]
+    if not drawn:
+        return []
     import matplotlib
 
     matplotlib.use("svg")
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        return [draw_one(plot, results, folder) for plot in PLOTS if len(points_of(plot, results)) > 1]
+        return [draw_one(plot, results, folder) for plot in drawn]
 
 
 def draw_one(plot: Plot, results: Results, folder: Path) -> Path:
@@ -119,14 +122,15 @@ def draw_one(plot: Plot, results: Results, folder: Path) -> Path:
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for subject, curve in curves(plot, results):
         across, up, least, most = zip(*curve, strict=True)
-        style = OURS if subject == "zmdp-trio" else {"color": OTHERS.get(subject)}
-        axes.plot(across, up, marker="o", markersize=4, label=subject, **style)
-        axes.vlines(across, least, most, alpha=0.4, **style)
+        axes.plot(across, up, marker="o", markersize=4, label=subject, **STYLES[subject])
+        axes.fill_between(across, least, most, alpha=0.15, color=STYLES[subject]["color"], linewidth=0)
     for axis, scale, what in ((axes.xaxis, axes.set_xscale, plot.across), (axes.yaxis, axes.set_yscale, plot.up)):
         if what.log:
             scale("log")
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_minor_locator(ticker.NullLocator())
+    if plot.across.figure is None:
+        axes.set_xticks([place for place, _ in points_of(plot, results)])
     axes.set(title=plot.title, xlabel=plot.across.label, ylabel=plot.up.label)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     path = folder / f"{plot.file}.svg"
@@ -144,8 +148,7 @@ def points_of(plot: Plot, results: Results) -> list[tuple[float, str]]:
 def curves(plot: Plot, results: Results) -> Iterator[tuple[str, list[tuple[float, float, float, float]]]]:
     """Return subjects and their points: where, how high, and from where to where that went."""
     points = points_of(plot, results)
-    subjects = dict.fromkeys(subject for _, case in points for subject in results.subjects(case))
-    for subject in subjects:
+    for subject in STYLES:
         curve = []
         for place, case in points:
             across = place if plot.across.figure is None else median(results.values(case, subject, plot.across.figure))

@@ -20,6 +20,7 @@ from typing import Any
 
 import attrs
 from case import Case, Figures
+from peers import PEERS
 
 #: Digits that a figure is kept with.
 DIGITS = 4
@@ -91,9 +92,11 @@ class Results:
         return list(self.data["cases"])
 
     def subjects(self, case: str) -> list[str]:
-        """Return who was measured in a case."""
-        rounds = self.data["cases"][case]["rounds"]
-        return list(dict.fromkeys(name for each in reversed(rounds) for name in each["figures"]))
+        """Return who was measured in a case: the reference, other peers as they stand in their table, the rest."""
+        record = self.data["cases"][case]
+        names = dict.fromkeys(name for each in record["rounds"] for name in each["figures"])
+        order = [record["reference"], *PEERS]
+        return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
     def values(self, case: str, subject: str, figure: str) -> Spread | None:
         """Return what one figure of a subject was."""
