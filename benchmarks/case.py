@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
-from peers import OURS, PEERS, Stage, open_system
+from peers import OURS, PEERS, Need, Stage, open_system
 
 #: What was measured, by name.  A name's ending is its unit: `_us`, `_ms`, `_mib`, `per_second`.
 Figures = dict[str, float]
@@ -34,6 +34,8 @@ class Case:
     reference: str = OURS
     #: How long each turn lasts, in seconds; warm-up comes on top.
     seconds: float = 1.0
+    #: What must be installed for any of it; what a peer needs is in its own row.
+    needs: tuple[Need, ...] = ()
     #: At most so many rounds, where there are many points and each matters less.
     rounds: int | None = None
     #: In which plots of plots.py this is a point, and at what place on the axis below.

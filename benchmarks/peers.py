@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from programs import Program
 
 HERE: Final = Path(__file__).parent
 ENDS: Final = HERE / "ends"
-BUILD: Final = HERE / "build"
+BUILD: Final = HERE.parent / "build" / "bench"
 NODE_MODULES: Final = HERE.parent / "tests" / "peers" / "node" / "node_modules"
 
 #: Seconds that a program may take to be ready, and to answer beyond the time that a load lasts.
@@ -54,6 +54,12 @@ class Need:
     version: Callable[[], str]
 
 
+def first_missing(needs: Iterable[Need]) -> str | None:
+    """Tell what is not installed and what brings it."""
+    absent = next((need for need in needs if not need.here()), None)
+    return absent and f"{absent.what} is missing: {absent.brought_by}"
+
+
 def package(name: str, module: str) -> Need:
     """A package of Python's."""
     return Need(
@@ -81,14 +87,24 @@ def node_version(name: str) -> str:
 
 
 @functools.cache
-def build() -> str | None:
-    """Compile the ends in C; return why that can't be done."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
+def build(name: str) -> bool:
+    """Compile a program of ends/, if that can be done."""
+    compiler = shutil.which("cc")
     if compiler is None:
-        return "a C compiler"
-    BUILD.mkdir(exist_ok=True)
-    command = [compiler, "-O2", "-o", str(BUILD / "c_ends"), str(ENDS / "c_ends.c"), "-lzmq"]
-    return "libzmq's headers" if subprocess.run(command, capture_output=True).returncode else None
+        return False
+    BUILD.mkdir(parents=True, exist_ok=True)
+    command = [compiler, "-O2", "-o", str(BUILD / name), str(ENDS / f"{name}.c"), "-lzmq", "-lpthread"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def compiled(name: str) -> Need:
+    """A program in C."""
+    return Need(
+        "cc with libzmq's headers",
+        "apt-get install gcc libzmq3-dev",
+        lambda: build(name),
+        lambda: says("cc", "-dumpversion"),
+    )
 
 
 PYZMQ = Need("pyzmq", "make .venv/ready", lambda: True, lambda: importlib.metadata.version("pyzmq"))
@@ -102,12 +118,6 @@ NATS_SERVER = Need(
 NODE = Need("Node", "apt-get install nodejs npm", lambda: found("node") is not None, lambda: says("node", "--version"))
 PIGATO = Need("PIGATO", "make peers", (NODE_MODULES / "pigato").is_dir, lambda: node_version("pigato"))
 ZEROMQ_JS = Need("zeromq.js", "make peers", (NODE_MODULES / "zeromq").is_dir, lambda: node_version("zeromq"))
-CC = Need(
-    "cc with libzmq's headers",
-    "apt-get install gcc libzmq3-dev",
-    lambda: build() is None,
-    lambda: says("cc", "-dumpversion"),
-)
 
 
 # ---- the peers
@@ -129,8 +139,7 @@ class Peer:
 
     def missing(self) -> str | None:
         """Tell what is not installed and what brings it."""
-        absent = [need for need in self.needs if not need.here()]
-        return f"{absent[0].what} is missing: {absent[0].brought_by}" if absent else None
+        return first_missing(self.needs)
 
     def command(self, role: str, options: dict[str, Any]) -> list[str]:
         """Return the command line of one role."""
@@ -220,7 +229,7 @@ PEERS: Final = {
             name="zmq_proxy",
             how="a limit: zmq_proxy between a client and a worker in C; it routes, queues, and checks nothing",
             roles=played_by("pyzmq_ends.py", "broker") | played_by("c_ends.c", "worker", "client"),
-            needs=(CC, PYZMQ),
+            needs=(compiled("c_ends"), PYZMQ),
         ),
         Peer(
             name="zmq_proxy, pyzmq",

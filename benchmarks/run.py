@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
+import cancellation
+import mdp
 import peers
 import plots
 import small
@@ -27,7 +29,7 @@ from case import Case, Figures
 from results import Results, machine, rounded
 
 #: Modules that have cases.
-MODULES = (small, streams)
+MODULES = (small, streams, mdp, cancellation)
 
 OUTPUT = Path(__file__).parents[1] / "build" / "bench" / "results.json"
 
@@ -168,7 +170,9 @@ def main() -> None:
     strangers = set(options.peers) - {name for case in all_cases() for name in case.subjects}
     if strangers:
         sys.exit(f"nobody is called {strangers.pop()}; there are: {', '.join(peers.PEERS)}")
-    cases = [without_the_missing(case, missing, options.peers) for case in chosen(all_cases(), options.cases)]
+    cases = chosen(all_cases(), options.cases)
+    missing |= {case.name: why for case in cases if (why := peers.first_missing(case.needs)) is not None}
+    cases = [without_the_missing(case, missing, options.peers) for case in cases if case.name not in missing]
     if options.list:
         for case in cases:
             sys.stdout.write(f"{case.name:<16} {case.title}: {', '.join(case.subjects)}\n")

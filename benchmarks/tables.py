@@ -72,12 +72,13 @@ def case_table(results: Results, case: str) -> str:
         if name not in HIDDEN and name != main
     )
     order = sorted(figures, key=lambda name: list(LABELS).index(name) if name in LABELS else -1)
-    head = ["", label(main), f"{reference} / it", *map(label, order)]
+    compared = subjects != [reference]
+    head = ["", label(main), *([f"{reference} / it"] if compared else []), *map(label, order)]
     rows = [
         [
             subject,
             wide(results.values(case, subject, main)),
-            "" if subject == reference else wide(results.ratios(case, subject)),
+            *([wide(results.ratios(case, subject)) if subject != reference else ""] if compared else []),
             *(narrow(results.values(case, subject, name)) for name in order),
         ]
         for subject in subjects

@@ -11,6 +11,7 @@ from typing import Any
 import document
 import pytest
 from case import Case
+from peers import Need, first_missing
 from results import Results, Spread, rounded
 from run import in_turn, without_the_missing
 from tables import case_table, short
@@ -60,6 +61,15 @@ def test_a_peer_is_measured(report: dict[str, Any], peer: str) -> None:
         if sys.platform == "linux":
             roles = sum(figures.get(f"{role}_us", 0) for role in ("client", "broker", "worker"))
             assert figures["cpu_us"] == pytest.approx(roles or figures["cpu_us"], rel=0.01)
+
+
+@pytest.mark.parametrize("missing", [(), ("cc",), ("cc", "node")])
+def test_what_is_missing_is_told_with_what_brings_it(missing: tuple[str, ...]) -> None:
+    needs = [
+        Need(what, f"apt-get install {what}", lambda what=what: what not in missing, str)  # type: ignore[misc]
+        for what in ("cc", "node")
+    ]
+    assert first_missing(needs) == ("cc is missing: apt-get install cc" if missing else None)
 
 
 # ---- what is made of it
