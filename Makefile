@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo files test check peers peers-soak bench chaos soak stress fuzz interop format coverage clean
+.PHONY: demo files test check peers peers-soak bench performance chaos soak stress fuzz interop format coverage clean
 
 demo: .venv/ready
 	$(BIN)/zmdp demo $(DEMO)
@@ -48,11 +48,20 @@ peers-soak: peers
 interop: peers
 	$(BIN)/python docs/interop/make_tables.py
 
-bench: .venv/ready
-	$(BIN)/python benchmarks/speed.py $(BENCH)
-	$(BIN)/python benchmarks/cancellation.py
-	$(BIN)/python benchmarks/backpressure.py
-	$(BIN)/python benchmarks/mdp.py
+# zmdp-trio and its peers side by side, some ten minutes: benchmarks/README.md.  BENCH="--quick" to see that it works.  Peers
+# that are not installed are left out, and it says what brings them; those on Node come along where there is npm.
+bench: .venv/bench
+	@command -v npm >/dev/null && $(MAKE) tests/peers/node/node_modules/ready || true
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+# The tables and plots of docs/performance.md, from docs/performance/results.json: BENCH="--into docs/performance/results.json"
+# has `make bench` put its figures there.
+performance: .venv/bench
+	$(BIN)/python benchmarks/document.py
+
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	touch $@
 
 # Long runs; the tests run a short form of each.  First a thousand clusters in memory; then processes over tcp: kill -9 of
 # workers and brokers, and SIGTERM of one worker after the other, under load, three minutes; CHAOS="--seconds 600" for

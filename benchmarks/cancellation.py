@@ -4,7 +4,7 @@
 
 Each way of leaving (break, end of `async with`, a cancel scope around `request`, `aclose` of the client, and kill -9 of
 the client's process) is tried while the handler sleeps, sends, and waits for credit.  Times are in milliseconds; the
-clock is CLOCK_MONOTONIC, which all processes of one machine share.
+clock is CLOCK_MONOTONIC, which all processes of one machine share.  `make bench` has all but kill -9 as a case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import trio
-from processes import start
+from case import Case, Figures
+from peers import OURS, Stage
+from processes import answer, start
 
 from zmdp_trio import Client, open_broker, open_client, open_worker, service
 
@@ -61,7 +63,7 @@ async def broker_main(pipe: Connection) -> None:
     """Be the broker."""
     async with open_broker("tcp://127.0.0.1:*") as broker:
         pipe.send(broker.endpoints[0])
-        await trio.sleep_forever()
+        await answer(pipe)
 
 
 async def worker_main(pipe: Connection, endpoint: str) -> None:
@@ -69,7 +71,7 @@ async def worker_main(pipe: Connection, endpoint: str) -> None:
     async with open_worker([hold, tell_ended], endpoint) as worker:
         await worker.wait_welcomed()
         pipe.send("ready")
-        await trio.sleep_forever()
+        await answer(pipe)
 
 
 async def victim_main(pipe: Connection, endpoint: str, how: str) -> None:
@@ -166,11 +168,16 @@ WAYS = {
 }
 
 
-async def main(times: int, kills: int, as_json: bool) -> None:
-    """Try every way of leaving in every state of the handler."""
-    endpoint = await start(broker_main).receive()
-    await start(worker_main, endpoint).receive()
-    results = []
+async def leave_all_ways(times: int, kills: int) -> AsyncIterator[tuple[str, str, list[float]]]:
+    """Try every way of leaving in every state of the handler.
+
+    Yields:
+        The way, the state, and after how many milliseconds the handler's `finally` began, each time.
+    """
+    broker = start(broker_main)
+    endpoint = await broker.receive()
+    worker = start(worker_main, endpoint)
+    await worker.receive()
     async with open_client(endpoint) as client:
         rows = [(name, leave, how, times) for name, leave in WAYS.items() for how in STATES]
         rows += [("kill -9", kill_client, how, kills) for how in STATES if kills]
@@ -179,12 +186,43 @@ async def main(times: int, kills: int, as_json: bool) -> None:
             for _ in range(number):
                 left = await leave(endpoint, client, how)
                 taken.append(1000 * (await client.request("ended") - left))
-            row = {"left by": name, "handler": how, "median_ms": statistics.median(taken), "worst_ms": max(taken)}
-            results.append(row)
-            if not as_json:
-                figures = f"median {row['median_ms']:8.2f} ms, worst {row['worst_ms']:8.2f} ms"
-                sys.stdout.write(f"{name:<22} while it {how:<18} {figures}\n")
-                sys.stdout.flush()
+            yield name, how, taken
+    for process in (worker, broker):
+        process.pipe.close()
+
+
+async def measure(stage: Stage, seconds: float) -> Figures:
+    """Leave in every way, which takes some fifty milliseconds each."""
+    times = max(1, int(seconds))
+    taken = [each async for _, _, each in leave_all_ways(times, kills=0)]
+    return {
+        "median_ms": statistics.median(each for some in taken for each in some),
+        "slowest_way_ms": max(map(statistics.median, taken)),
+        "worst_ms": max(map(max, taken)),
+    }
+
+
+CASES = [
+    Case(
+        name="cancel",
+        title="from leaving to the handler's `finally`, by all ways of leaving",
+        subjects={OURS: measure},
+        figure="median_ms",
+        seconds=5,
+    )
+]
+
+
+async def main(times: int, kills: int, as_json: bool) -> None:
+    """Tell how each way of leaving did."""
+    results = []
+    async for name, how, taken in leave_all_ways(times, kills):
+        row = {"left by": name, "handler": how, "median_ms": statistics.median(taken), "worst_ms": max(taken)}
+        results.append(row)
+        if not as_json:
+            figures = f"median {row['median_ms']:8.2f} ms, worst {row['worst_ms']:8.2f} ms"
+            sys.stdout.write(f"{name:<22} while it {how:<18} {figures}\n")
+            sys.stdout.flush()
     if as_json:
         json.dump(results, sys.stdout)
 

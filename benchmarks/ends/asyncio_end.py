@@ -1,0 +1,41 @@
+"""What the ends on asyncio share: orders from the benchmark, and the loads."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+from end import Figures, Tally, obey, spread, wait_for_end
+
+Ask = Callable[[bytes], Awaitable[object]]
+Stream = Callable[[int], AsyncIterator[object]]
+
+
+async def stay() -> None:
+    """Serve until the benchmark is done with us."""
+    await asyncio.to_thread(wait_for_end)
+
+
+async def take_orders(asks: list[Ask], stream: Stream | None = None) -> None:
+    """Be a client until the benchmark is done with us.
+
+    Args:
+        asks: makes a request with this payload, for each connection.
+        stream: starts a stream with chunks of this size in bytes.
+    """
+
+    async def requests(seconds: float, in_flight: int, size: int) -> Figures:
+        payload = b"x" * size
+        tally = Tally(seconds)
+        await asyncio.gather(*(tally.keep_asking(partial(ask, payload)) for ask in spread(in_flight, asks)))
+        return tally.figures()
+
+    async def streams(seconds: float, size: int) -> Figures:
+        assert stream is not None
+        tally = Tally(seconds)
+        await tally.read_streams(lambda: stream(size))
+        return tally.figures()
+
+    await obey(lambda: asyncio.to_thread(sys.stdin.readline), {"requests": requests, "streams": streams})
