@@ -15,6 +15,7 @@ from zmdp_trio._core.shared import fingerprint
 from zmdp_trio._core.worker import Counters, WorkerEvent, WorkerMachine
 from zmdp_trio._core.worker import recovery as worker_recovery
 from zmdp_trio._core.worker.execution import KEPT_BYTES, KEPT_MESSAGES, Execution
+from zmdp_trio._core.worker.leases import Lease
 from zmdp_trio._core.worker.outcomes import Outcomes
 from zmdp_trio._errors import BrokerLost, Code, WorkerLost
 from zmdp_trio._settings import Settings
@@ -826,7 +827,7 @@ def execution(call: int, *, key: str | None = None, body: bytes = b"?") -> Execu
     class Uplink:
         endpoint, epoch = BROKER, b"epoch-1"
 
-    return Execution(order(call, key=key, body=body), Uplink(), Counters(), 0.0)  # type: ignore[arg-type]
+    return Execution(order(call, key=key, body=body), Uplink(), Lease(), Counters(), 0.0)  # type: ignore[arg-type]
 
 
 def test_outcomes_are_bounded_in_number_bytes_and_time() -> None:

@@ -18,6 +18,7 @@ from zmdp_trio._core.link import Ledger
 from zmdp_trio._core.uplink import Identity, Uplink
 from zmdp_trio._core.worker import Counters
 from zmdp_trio._core.worker import execution as executions
+from zmdp_trio._core.worker.leases import Lease
 from zmdp_trio._errors import ProtocolError
 from zmdp_trio._settings import DEFAULTS
 from zmdp_trio._wire import commands as c
@@ -49,7 +50,7 @@ MACHINES: dict[str, tuple[Any, type[enum.IntEnum], type[enum.IntEnum], Any, Any,
         executions.TRANSITIONS,
         executions.ExecutionState,
         executions.ExecutionInput,
-        lambda: executions.Execution(REQUEST, an_uplink(), Counters(), 0.0),
+        lambda: executions.Execution(REQUEST, an_uplink(), Lease(), Counters(), 0.0),
         executions.Execution.step,
         KeyError,
     ),
@@ -116,7 +117,7 @@ def test_what_a_last_state_takes(name: str, state: enum.IntEnum, expected: Any) 
         (an_uplink(), "<Uplink broker DOWN>"),
         (a_job(), "<Job 1 of 'echo' QUEUED>"),
         (calls.Call(REQUEST), "<Call 0 of 'echo' NEW>"),
-        (executions.Execution(REQUEST, an_uplink(), Counters(), 0.0), "<Execution 1 of 'echo' RUNNING>"),
+        (executions.Execution(REQUEST, an_uplink(), Lease(), Counters(), 0.0), "<Execution 1 of 'echo' RUNNING>"),
         (Session.of(hello("anna"), [], {}, Ledger(), DEFAULTS), "<Session anna client requests=0 held=0>"),
         (Session.of(hello("otto", "echo"), [], {}, Ledger(), DEFAULTS), "<Session otto worker requests=0 held=0>"),
         (Service("echo"), "<Service 'echo' queued=0 running=0 workers=0>"),

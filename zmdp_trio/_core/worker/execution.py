@@ -17,6 +17,7 @@ from ..shared import Fingerprint, Origin, fingerprint
 if TYPE_CHECKING:
     from ..uplink import Uplink
     from .counters import Counters
+    from .leases import Lease
 
 
 #: Partial replies, and bytes of them, that an execution keeps until its caller has read them; with less credit than
@@ -70,6 +71,7 @@ class Execution:
         payload: tells it from others with the same key; None without one.
         sent: partial replies that its caller may not have read, in case that the broker is lost with them; their ids
             may be old.
+        lease: of its service and broker, on which its slot is; void once it is orphaned.
         deadline: on the machine's clock; `math.inf` for none.
         counters: those of its service.
         orphaned: the session that it belongs to is over: its outcome has nowhere to go, unless its caller claims it.
@@ -83,6 +85,7 @@ class Execution:
         "deadline",
         "handler",
         "id",
+        "lease",
         "messages",
         "orphaned",
         "partials",
@@ -94,8 +97,9 @@ class Execution:
         "uplink",
     )
 
-    def __init__(self, request: c.Request, uplink: Uplink, counters: Counters, now: float) -> None:
+    def __init__(self, request: c.Request, uplink: Uplink, lease: Lease, counters: Counters, now: float) -> None:
         self.request = request
+        self.lease = lease
         self.counters = counters
         self.id = request.id
         self.payload: Fingerprint | None = None if request.key is None else fingerprint(request)

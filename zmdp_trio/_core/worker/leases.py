@@ -30,7 +30,7 @@ B = TypeVar("B")
 SETTLE: Final = 0.1
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Lease:
     """One broker's part of one service's slots."""
 
@@ -142,10 +142,12 @@ class Leases(Generic[B]):
         # All there is can only become less, by a SLOTS.
         lease.announced = len(self._active) == 1 or lease.told in (0, self.concurrency)
 
-    def adopted(self, broker: B) -> None:
-        """A broker goes on with a request of the session before, whose slot was stray."""
+    def adopted(self, broker: B) -> Lease:
+        """A broker goes on with a request of the session before, whose slot was stray; return its lease."""
         self.stray -= 1
-        self.lease(broker).running += 1
+        lease = self.lease(broker)
+        lease.running += 1
+        return lease
 
     def resumed(self, broker: B) -> None:
         """A broker goes on with the session that was: the offer is void, and so is the lease, until it is told."""

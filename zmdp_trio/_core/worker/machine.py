@@ -128,10 +128,11 @@ class WorkerMachine(Recovery):
         if size > execution.uplink.limits.message:
             self.fail(execution, Code.INTERNAL, self._too_large(execution, size).message)
             return
+        counters = execution.counters
         if execution.state is RUNNING:
-            execution.counters.replied += 1
+            counters.replied += 1
         else:
-            execution.counters.cancelled += 1
+            counters.cancelled += 1
         self._end(execution, c.Final(execution.id, content, body), size)
 
     def fail(self, execution: Execution, code: Code, message: str, *, reason: str = "", details: bytes = b"") -> None:
@@ -307,11 +308,11 @@ class WorkerMachine(Recovery):
     # ---- receiving
 
     def _on_request(self, uplink: Uplink, request: c.Request, now: float) -> None:
-        held = self._held[uplink]
-        if request.id in held:
-            raise ProtocolError(f"request {request.id} came twice")
-        leases = self._leases.get(request.service)
-        counters = self._counters.get(request.service, self._unknown)
+        held, id, service = self._held[uplink], request.id, request.service
+        if id in held:
+            raise ProtocolError(f"request {id} came twice")
+        leases = self._leases.get(service)
+        counters = self._unknown if leases is None else self._counters[service]
         counters.received += 1
         if leases is None or (self.draining and uplink not in self._undrained):
             counters.refused += 1
@@ -325,7 +326,7 @@ class WorkerMachine(Recovery):
             self._answer(uplink, c.Reject(request.id))
             return
         lease.start(now)
-        held[request.id] = execution = Execution(request, uplink, counters, now)
+        held[id] = execution = Execution(request, uplink, lease, counters, now)
         self._started.append(execution)
 
     def _answer(self, uplink: Uplink, command: c.Reject | c.Error) -> None:
@@ -366,7 +367,7 @@ class WorkerMachine(Recovery):
 
     def _adopt(self, uplink: Uplink, execution: Execution) -> None:
         self._held[uplink][execution.id] = execution
-        self._leases[execution.request.service].adopted(uplink)
+        execution.lease = self._leases[execution.request.service].adopted(uplink)
         self._tell(WorkerEvent.CREDIT, execution)
         self._tell(WorkerEvent.DEADLINE, execution)
         self._share_out()
@@ -414,7 +415,7 @@ class WorkerMachine(Recovery):
 
     def _end(self, execution: Execution, outcome: c.Final | c.Error | c.Reject, size: int) -> None:
         request = execution.request
-        if execution.state is RUNNING and request.caller and not isinstance(outcome, c.Reject):
+        if request.caller and execution.state is RUNNING and not isinstance(outcome, c.Reject):
             self._remember(execution, outcome, size)
         execution.step(END)
         execution.handler = None  # which has it, in turn: a cycle for each request costs more than the request itself
@@ -429,7 +430,7 @@ class WorkerMachine(Recovery):
             self._share_out()
             return
         del self._held[uplink][execution.id]
-        lease = leases.lease(uplink)
+        lease = execution.lease
         lease.running -= 1
         uplink.link.put(outcome, size)
         if lease.running >= lease.told or leases.contended:

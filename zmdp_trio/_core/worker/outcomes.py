@@ -70,7 +70,7 @@ class _Table:
         ages = self._ages
         ages.append(outcome)
         self._size += outcome.size
-        while len(ages) > self._limit or self._size > self._size_limit:
+        while self._size > self._size_limit or len(ages) > self._limit:
             self._forget_oldest()
 
     def forget_old(self, now: float) -> None:

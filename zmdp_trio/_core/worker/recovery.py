@@ -9,6 +9,7 @@ resume limit is cancelled.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Final
 
 import msgspec
 
@@ -18,10 +19,12 @@ from ..._wire import commands as c
 from ..dialler import Dialler
 from ..link import weight
 from ..shared import MAX_HOLDINGS, Origin
-from ..uplink import Greeted, Identity, Uplink
+from ..uplink import Greeted, Identity, State, Uplink
 from .execution import Execution, unread
 from .outcomes import Outcome, Outcomes
 
+#: A member by its dotted name costs 80 nanoseconds in Python 3.11.
+UP: Final = State.UP
 #: Requests that one HOLDINGS names.
 HOLDINGS_EACH = 256
 
@@ -86,7 +89,7 @@ class Recovery(Dialler):
     def _remember(self, execution: Execution, outcome: c.Final | c.Error, size: int) -> None:
         """Keep an outcome for a broker to come.  (What was rejected may be with another worker by then.)"""
         self._outcomes.add(execution, outcome, size, self._now)
-        if execution.orphaned or not execution.uplink.up:
+        if execution.orphaned or execution.uplink.state is not UP:
             # Only what nobody waits for any more, and is not active, may outlive its uplink.
             self._unclaimed[execution.uplink].ended.add(execution.origin)
 
