@@ -32,7 +32,8 @@ class Outcome(msgspec.Struct, gc=False):
         epoch: of the broker that the outcome was last sent to; empty for none.
     """
 
-    origin: Origin
+    caller: bytes
+    call: int
     service: str
     offered: str
     key: str | None
@@ -45,43 +46,62 @@ class Outcome(msgspec.Struct, gc=False):
     size: int
     at: float
 
+    @property
+    def origin(self) -> Origin:
+        """What its request is called whichever broker it came by."""
+        return self.caller, self.call
+
     def holding(self, now: float) -> c.Holding:
         """Return what a broker is told of it."""
-        caller, call = self.origin
         ended = max(now - self.at, 0.0)
-        return c.Holding(caller, call, self.service, self.key, self.payload, ended, self.offered)
+        return c.Holding(self.caller, self.call, self.service, self.key, self.payload, ended, self.offered)
 
 
 class _Table:
-    """Outcomes by origin, oldest first."""
+    """Outcomes, the oldest first, which are looked up by their origin after a broker's restart, and never else.
+
+    So they are indexed when somebody asks for one: to do that for each would take half of the time that it is kept at.
+    """
 
     def __init__(self, window: float, limit: int, size_limit: int) -> None:
         self._window = window
         self._limit = limit
         self._size_limit = size_limit
         self._size = 0
-        self.outcomes: dict[Origin, Outcome] = {}
-        #: All that count, oldest first; those too whose request has come to something else since.  (An `OrderedDict`
-        #: takes twice the time, a dict alone scans what was deleted at its front.)
+        #: All that count; those too whose request has come to something else since.
         self._ages: deque[Outcome] = deque()
+        self._index: dict[Origin, Outcome] | None = None
+        self._asked = False
+
+    @property
+    def outcomes(self) -> dict[Origin, Outcome]:
+        """What each origin has come to, the oldest first."""
+        self._asked = True
+        if self._index is None:
+            self._index = {outcome.origin: outcome for outcome in self._ages}
+        return self._index
 
     def add(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.origin] = outcome
+        if self._index is not None:
+            self._index[outcome.origin] = outcome
         ages = self._ages
         ages.append(outcome)
         self._size += outcome.size
-        while self._size > self._size_limit or len(ages) > self._limit:
+        while len(ages) > self._limit or self._size > self._size_limit:
             self._forget_oldest()
 
     def forget_old(self, now: float) -> None:
         while self._ages and self._ages[0].at + self._window <= now:
             self._forget_oldest()
+        if not self._asked:
+            self._index = None
+        self._asked = False
 
     def _forget_oldest(self) -> None:
         oldest = self._ages.popleft()
         self._size -= oldest.size
-        if self.outcomes[oldest.origin] is oldest:
-            del self.outcomes[oldest.origin]
+        if self._index is not None and self._index[oldest.origin] is oldest:
+            del self._index[oldest.origin]
 
 
 class Outcomes:
@@ -100,7 +120,8 @@ class Outcomes:
         """Keep what an execution came to."""
         request, uplink = execution.request, execution.uplink
         outcome = Outcome(
-            (request.caller, request.call),
+            request.caller,
+            request.call,
             request.asked or request.service,
             request.service if request.asked else "",
             request.key,
