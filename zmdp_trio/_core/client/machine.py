@@ -109,10 +109,10 @@ class ClientMachine(Dialler):
     def take(self, call: Call) -> c.Partial:
         """Take the oldest partial reply from the inbox, and grant credit for more as that gets short."""
         partial = call.inbox.popleft()
-        self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
-        if call.state is SENT and (credit := self.credit.top_up(call)) is not None:
+        short = self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
+        if short and call.state is SENT:
             assert call.uplink is not None
-            call.uplink.link.put(credit)
+            call.uplink.link.put(self.credit.grant(call))
         return partial
 
     def cancel(self, call: Call) -> None:
