@@ -175,8 +175,9 @@ class Client:
             raise trio.ClosedResourceError("the client is closed")
         content, body = _payload.encode(payload)
         request = Request(0, service, content, body, 0, 0, None, self._timeout)
-        special = headers or key or worker or deadline is not None or timeout is not _DEFAULT
-        if special or type(retry) is not int or retry or not _is_plain_name(service):
+        named = key is not None or worker is not None
+        options = headers or retry or named or deadline is not None or timeout is not _DEFAULT
+        if options or type(retry) is not int or not _is_plain_name(service):
             if timeout is not _DEFAULT:
                 request.timeout = None if timeout in (None, -1, math.inf) else timeout
             request.headers = dict(headers) if headers else None

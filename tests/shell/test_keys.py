@@ -138,6 +138,11 @@ async def test_others_still_get_the_outcome_when_the_first_leaves(job: Job, prob
         assert replies == ["run 1"]
 
 
+async def test_an_empty_key_is_a_key(job: Job, autojump_clock: Any) -> None:
+    async with open_cluster(job.service) as cluster:
+        assert [await cluster.client.request("job", key=key) for key in ("", "", None)] == ["run 1", "run 1", "run 2"]
+
+
 async def test_another_payload_under_the_same_key_is_refused(job: Job, autojump_clock: Any) -> None:
     async with open_cluster(job.service) as cluster:
         await cluster.client.request("job", 1, key="k")

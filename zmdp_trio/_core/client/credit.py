@@ -54,7 +54,7 @@ class CreditBudget:
         call.granted_messages -= 1
         if call.discards:
             call.granted -= size
-            return self._grant(call) if self._is_short(call) else None
+            return self.grant(call) if self._is_short(call) else None
         if overdrawn:
             raise ProtocolError(f"request {call.id}: a partial reply without credit")
         self.left += max(call.granted, 0) - max(call.granted - size, 0) - size
@@ -62,14 +62,11 @@ class CreditBudget:
         call.unread += size
         return None
 
-    def taken(self, call: Call, size: int) -> None:
-        """Count a partial reply that was read."""
+    def taken(self, call: Call, size: int) -> bool:
+        """Count a partial reply that was read; tell whether what its stream has gets short."""
         call.unread -= size
         self.left += size
-
-    def top_up(self, call: Call) -> c.Credit | None:
-        """Return more credit for a stream, if what it has gets short."""
-        return self._grant(call) if self._is_short(call) else None
+        return self._is_short(call)
 
     def forgive(self, call: Call) -> None:
         """Let a call have no less than nothing: what a worker overdrew does not count at a restarted broker."""
@@ -96,7 +93,8 @@ class CreditBudget:
         """Bytes that a call may have by now."""
         return self._most if call.discards else max(1, min(self._most, self.left // SHARE))
 
-    def _grant(self, call: Call) -> c.Credit:
+    def grant(self, call: Call) -> c.Credit:
+        """Return more credit for a call."""
         messages = max(self._messages - call.granted_messages - len(call.inbox) + call.handed, 0)
         size = max(self._target(call) - call.granted - call.unread, 0)
         if not call.discards:

@@ -112,23 +112,20 @@ class ClientMachine(Dialler):
         if call.handed:
             call.handed = False
         else:
-            self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
-        if call.state is SENT:
-            self._top_up(call)
+            self._count_taken(call, partial)
         return partial
-
-    def _top_up(self, call: Call) -> None:
-        credit = self.credit.top_up(call)
-        if credit is not None:
-            assert call.uplink is not None
-            call.uplink.link.put(credit)
 
     def hand(self, call: Call) -> None:
         """The caller is about to take the oldest partial reply: grant credit as if it had, in this turn already."""
         if call.state is SENT:
-            self.credit.taken(call, len(call.inbox[0].body))  # type: ignore[arg-type]
             call.handed = True
-            self._top_up(call)
+            self._count_taken(call, call.inbox[0])
+
+    def _count_taken(self, call: Call, partial: c.Partial) -> None:
+        short = self.credit.taken(call, len(partial.body))  # type: ignore[arg-type]
+        if short and call.state is SENT:
+            assert call.uplink is not None
+            call.uplink.link.put(self.credit.grant(call))
 
     def cancel(self, call: Call) -> None:
         """The caller has left: whatever its state, nothing of the call remains here."""
