@@ -119,10 +119,11 @@ class Runner:
 
     def act(self) -> None:
         """Send back what came."""
-        for _, execution in self.machine.take_events():
+        for execution in self.machine.take_started():
             request = execution.request
             assert request.body is not None
             self.machine.finish(execution, request.content, request.body)
+        self.machine.take_events()
 
 
 class Load:

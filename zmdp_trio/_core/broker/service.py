@@ -156,28 +156,38 @@ class Service:
 
     def take_slot(self, offer: Offer) -> None:
         """A job goes to this worker."""
-        # Twice for each request: `_leave` and `_enter` would take half as long again.
         levels, level, slots = self._levels, offer.running, offer.slots
-        if level < slots:
-            del levels[level][offer]
-        offer.running = level = level + 1
-        if level < slots:
-            if level == len(levels):
-                levels.append(OrderedDict())
-            levels[level][offer] = None
+        offer.running = above = level + 1
+        if level >= slots:
+            return
+        here = levels[level]
+        if above == slots:
+            del here[offer]
+            return
+        if above == len(levels):
+            levels.append(OrderedDict())
+        if len(here) == 1 and not levels[above]:
+            # Alone, as the only worker is: the level moves with it, in half the time.
+            levels[level], levels[above] = levels[above], here
+        else:
+            del here[offer]
+            levels[above][offer] = None
 
     def free_slot(self, offer: Offer) -> None:
         """A job of this worker is over."""
         levels, level, slots = self._levels, offer.running, offer.slots
-        if level < slots:
-            del levels[level][offer]
-        offer.running = level = level - 1
-        if level >= len(levels):
-            self._enter(offer)  # it ran more than it has slots now
-        elif level < slots:
-            levels[level][offer] = None
-            if level < self._lowest:
-                self._lowest = level
+        offer.running = below = level - 1
+        if level >= slots:
+            self._enter(offer)
+            return
+        here = levels[level]
+        if len(here) == 1 and not levels[below]:
+            levels[level], levels[below] = levels[below], here
+        else:
+            del here[offer]
+            levels[below][offer] = None
+        if below < self._lowest:
+            self._lowest = below
 
     def _enter(self, offer: Offer) -> None:
         level = offer.running
