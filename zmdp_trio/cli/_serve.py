@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -253,6 +254,8 @@ async def _until_signal(command: _Command[_Server]) -> int:
         with scope:
             async with command.open() as server:
                 await command.announce(server)
+                # What stands now stays: to look through it for garbage would stop everybody for 30 ms now and then.
+                gc.freeze()
                 ready = server
                 await stop.wait()
                 if not await _drain(command, server):
