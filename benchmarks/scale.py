@@ -37,7 +37,7 @@ IN_FLIGHT: Final = 100
 BUSY: Final = 5
 #: Peers that one helper process holds, since each needs descriptors.
 PEERS: Final = 1_000
-#: Seconds over which the CPU of those who do nothing is taken.
+#: Seconds over which the CPU of those who do nothing is taken, or a heartbeat interval, if that is longer.
 IDLE: Final = 5.0
 #: Limits of the broker that are in the way of such crowds.
 ROOM: Final[dict[str, Any]] = {"broker_services": 20_000, "queue_requests": 200_000, "client_queue": 200_000}
@@ -289,7 +289,8 @@ async def beside(crowd: Crowd, number: int, rounds: int, seconds: float, heartbe
     took = time.perf_counter() - begin
     # What has just come is still acknowledged, and what was freed for it is not yet used again.
     await trio.sleep(IDLE)
-    idle = await shares_of_a_core({"broker": [crowded.broker], "empty broker": [alone.broker], "crowd": helpers}, IDLE)
+    groups = {"broker": [crowded.broker], "empty broker": [alone.broker], "crowd": helpers}
+    idle = await shares_of_a_core(groups, max(IDLE, heartbeat))
     memory = crowded.broker.memory() - memory
     pairs = [(await alone.measure(seconds), await crowded.measure(seconds)) for _ in range(rounds)]
     close(helpers)

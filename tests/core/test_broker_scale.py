@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import pytest
 from answers import EXPIRED, bodies, errors, final
@@ -207,6 +208,21 @@ def test_a_worker_that_leaves_while_its_batch_is_filled_is_given_no_more() -> No
     assert first.slots == 0
     client.send(ask(2), ask(3))
     assert len(two.take(c.Request)) == 2
+
+
+def test_of_shared_workers_those_alone_are_looked_at_who_have_not_heard_what_waits() -> None:
+    stage = Stage(**ROOM)
+    workers = [stage.worker("echo", name=f"worker {n}", slots=0) for n in range(50)]
+    stage.client().send(*map(ask, range(1, 201)))
+    assert [worker.take(c.Wanted) for worker in workers] == [[c.Wanted("echo", 1)]] * 50
+    demand = stage.service("echo").demand
+    assert len(demand._untold) == 0
+    workers[0].send(c.Slots("echo", 1))
+    assert workers[0].take() == [c.Slots("echo", 1), *[mock.ANY], c.Wanted("echo", 4)]
+    assert [worker.take() for worker in workers[1:]] == [[]] * 49
+    assert len(demand._untold) == 0
+    workers[0].send(c.Drain())
+    assert (len(demand._told), len(demand._untold)) == (49, 0)
 
 
 # ---- memory

@@ -62,7 +62,7 @@ async def test_a_port_cuts_off_whoever_has_gone_silent(monkeypatch: pytest.Monke
     """Silence is made up here: how it comes about, and that it ends a real one, tests of stopped processes show."""
     quiet: set[int] = set()
     monkeypatch.setattr(
-        "zmdp_trio._transport.zmq._router.silence", lambda descriptor: 9.0 if descriptor in quiet else 0.0
+        "zmdp_trio._transport.zmq._router.silence", lambda descriptor: 9.0 if descriptor in quiet else 0.02
     )
     options = Options(heartbeat=0.05, misses=3)
     bound = listen("tcp://127.0.0.1:*", options=options)

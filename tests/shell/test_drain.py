@@ -403,11 +403,13 @@ async def test_a_request_for_one_worker_waits_for_it_to_appear(autojump_clock: A
             await trio.sleep_forever()
 
 
-async def test_work_goes_to_the_least_loaded_worker(autojump_clock: Any) -> None:
+@pytest.mark.parametrize(("concurrency", "apart"), [(10, 0), (40, 0), (100, 4)])
+async def test_work_goes_to_the_least_loaded_worker(autojump_clock: Any, concurrency: int, apart: int) -> None:
+    """Of requests that come together, one with many slots may be given a few more."""
     async with (
         open_broker(ENDPOINT),
-        open_worker([slow], ENDPOINT) as a,
-        open_worker([slow], ENDPOINT) as b,
+        open_worker([slow], ENDPOINT, concurrency=concurrency) as a,
+        open_worker([slow], ENDPOINT, concurrency=concurrency) as b,
         open_client(ENDPOINT) as client,
     ):
         await a.wait_welcomed()
@@ -415,7 +417,9 @@ async def test_work_goes_to_the_least_loaded_worker(autojump_clock: Any) -> None
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(client.request, "slow", 1)
-        assert a.statistics().received == b.statistics().received == 10
+        received = a.statistics().received, b.statistics().received
+        assert sum(received) == 20
+        assert abs(received[0] - received[1]) <= apart
 
 
 async def test_unshielded_cleanup_of_a_client_does_not_wait(autojump_clock: Any) -> None:

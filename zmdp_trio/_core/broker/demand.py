@@ -23,12 +23,14 @@ HOLD: Final = 0.1
 class Demand:
     """One service's; it is also the key of the timer at which `review` is due."""
 
-    __slots__ = ("_change", "_told", "service", "waiting")
+    __slots__ = ("_change", "_told", "_untold", "service", "waiting")
 
     def __init__(self, service: Service) -> None:
         self.service = service
         #: What each shared worker was told, since it last spoke of its lease.
         self._told: dict[Offer, int] = {}
+        #: Those of them that were told nothing, or that no request waits.
+        self._untold: dict[Offer, None] = {}
         #: The workers know, or are about to, that requests wait.
         self.waiting = False
         #: When that may change next.
@@ -42,10 +44,12 @@ class Demand:
     def forget(self, offer: Offer) -> None:
         """A worker serves no more."""
         self._told.pop(offer, None)
+        self._untold.pop(offer, None)
 
     def leased(self, offer: Offer, now: float) -> float:
         """A shared worker spoke of its lease: tell it how things stand; return when to review them."""
         told, self._told[offer] = self._told.get(offer, 0), 0
+        self._untold[offer] = None
         if self.service.queued:
             return self.queued(now)
         if told:
@@ -70,17 +74,19 @@ class Demand:
             self._tell()
             return self._change
         self.waiting = False
-        for offer, told in self._told.items():
-            if told:
-                self._put(offer, 0)
+        for offer in [offer for offer, told in self._told.items() if told]:
+            self._put(offer, 0)
         return math.inf
 
     def _tell(self) -> None:
         share = -(-self.service.queued // len(self._told)) if self._told else 0
-        for offer, told in self._told.items():
-            if not told and offer.running >= offer.lease:
-                self._put(offer, share)
+        for offer in [offer for offer in self._untold if offer.running >= offer.lease]:
+            self._put(offer, share)
 
     def _put(self, offer: Offer, queued: int) -> None:
         self._told[offer] = queued
+        if queued:
+            del self._untold[offer]
+        else:
+            self._untold[offer] = None
         offer.session.link.put(c.Wanted(self.service.name, queued))

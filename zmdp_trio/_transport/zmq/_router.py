@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import select
+from collections import deque
 from collections.abc import Sequence
 from errno import EHOSTUNREACH
 from typing import Final
@@ -30,14 +31,15 @@ _ENDED: Final = Lost("connection lost")
 #: Stands for the descriptor of a connection that has none.
 _INPROC: Final = -1
 _SRCFD: Final = int(zmq.SRCFD)
-#: Connections that are looked after at one time; that takes them a fraction of a millisecond.
-_LOOKED_AFTER: Final = 128
+#: Times in each heartbeat interval when connections are looked at, and how many at once: half a millisecond's work.
+LOOKS: Final = 4
+LOOKED_AT: Final = 128
 
 
 class RouterPort(ZmqPort):
     """The bound side of a network."""
 
-    __slots__ = ("_descriptors", "_ended", "_peers", "_signal", "_watch")
+    __slots__ = ("_descriptors", "_ended", "_looks", "_peers", "_signal", "_watch")
 
     def __init__(
         self,
@@ -56,31 +58,47 @@ class RouterPort(ZmqPort):
         self._ended: dict[bytes, None] = {}
         self._signal = select.poll()
         self._signal.register(self._fd, select.POLLIN)
+        #: When connections are looked at next, if the kernel is asked: see `_watch_silence`.
+        self._looks: deque[list[tuple[int, list[bytes]]]] = deque()
         self._watch = trio.CancelScope()
         if KNOWN and options.heartbeat < math.inf:
+            self._looks.extend([] for _ in range(LOOKS * (options.misses + 1)))
             trio.lowlevel.spawn_system_task(self._watch_silence, options, name=f"watch silence at {self!r}")
 
     async def _watch_silence(self, options: Options) -> None:
-        """Cut off the connections over which nothing came for too long, not even answers to libzmq's PINGs."""
+        """Cut off the connections over which nothing came for too long, not even answers to libzmq's PINGs.
+
+        One that brought something a while ago is not looked at before the rest of its time has passed.
+        """
+        tick = options.heartbeat / LOOKS
+        # As libzmq would: the last PING that was answered may be an interval old.
+        patience = options.silence + options.heartbeat - tick
         with self._watch:
             while True:
-                descriptors = list(self._descriptors)
-                parts = range(0, max(len(descriptors), 1), _LOOKED_AFTER)
-                for begin in parts:
-                    await trio.sleep(options.heartbeat / len(parts))
+                await trio.sleep(tick)
+                due = self._looks.popleft()
+                self._looks.append([])
+                for number, (descriptor, peers) in enumerate(due, 1):
                     if self._closed:
                         return
-                    for descriptor in descriptors[begin : begin + _LOOKED_AFTER]:
+                    if self._descriptors.get(descriptor) is peers:
                         with contextlib.suppress(OSError):  # it has just ended, or is none of TCP
-                            self._cut_silent(descriptor, options.silence)
+                            left = self._look_at(descriptor, peers, patience)
+                            self._looks[min(math.ceil(left / tick), len(self._looks)) - 1].append((descriptor, peers))
+                    if number % LOOKED_AT == 0:
+                        await trio.lowlevel.checkpoint()
 
-    def _cut_silent(self, descriptor: int, patience: float) -> None:
-        if silence(descriptor) > patience:
-            self._read_monitor()
-            # Else it has ended, and the descriptor is perhaps somebody else's by now.
-            if descriptor in self._descriptors and silence(descriptor) > patience:
-                cut(descriptor)
-            self._nudge()
+    def _look_at(self, descriptor: int, peers: list[bytes], patience: float) -> float:
+        """Cut off a connection if it was silent for too long; return the seconds for which it certainly need not be."""
+        left = patience - silence(descriptor)
+        if left > 0:
+            return left
+        self._read_monitor()
+        # Else it has ended, and the descriptor is perhaps somebody else's by now.
+        if self._descriptors.get(descriptor) is peers and silence(descriptor) >= patience:
+            cut(descriptor)
+        self._nudge()
+        return patience
 
     def close(self) -> None:
         self._watch.cancel()
@@ -168,7 +186,9 @@ class RouterPort(ZmqPort):
     def _read_monitor(self) -> None:
         for event, descriptor in self._monitor.drain():
             if event == zmq.EVENT_ACCEPTED:
-                self._descriptors[descriptor] = []
+                peers = self._descriptors[descriptor] = []
+                if self._looks:
+                    self._looks[-1].append((descriptor, peers))
             elif event == zmq.EVENT_DISCONNECTED:
                 self._end(descriptor)
 
