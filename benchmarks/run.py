@@ -182,12 +182,13 @@ def main() -> None:
     path = options.into or OUTPUT
     results = Results.read(path) if options.into else Results()
     describe(results, missing)
+    begun = time.monotonic()
     trio.run(measure, cases, options.rounds, results, path)
     tell(results, cases)
     no_plots = plots.missing()
     if no_plots is None:
         plots.draw(results, path.parent)
-    sys.stdout.write(f"\nresults: {path}\nplots: {no_plots or path.parent}\n")
+    sys.stdout.write(f"\nresults: {path}, after {time.monotonic() - begun:.0f} s\nplots: {no_plots or path.parent}\n")
 
 
 def parse() -> argparse.Namespace:

@@ -72,7 +72,7 @@ def case_table(results: Results, case: str) -> str:
         if name not in HIDDEN and name != main
     )
     order = sorted(figures, key=lambda name: list(LABELS).index(name) if name in LABELS else -1)
-    compared = subjects != [reference]
+    compared = reference is not None and subjects != [reference]
     head = ["", label(main), *([f"{reference} / it"] if compared else []), *map(label, order)]
     rows = [
         [
