@@ -17,10 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
+import bulk
 import cancellation
 import mdp
 import peers
 import plots
+import scale
 import small
 import streams
 import tables
@@ -29,7 +31,7 @@ from case import Case, Figures
 from results import Results, machine, rounded
 
 #: Modules that have cases.
-MODULES = (small, streams, mdp, cancellation)
+MODULES = (small, streams, bulk, mdp, cancellation, scale)
 
 OUTPUT = Path(__file__).parents[1] / "build" / "bench" / "results.json"
 
