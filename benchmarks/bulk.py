@@ -19,12 +19,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 import attrs
+import case
 import trio
 import zmq
 from processes import Process, start
@@ -288,6 +289,22 @@ async def main(options: argparse.Namespace) -> None:
             tell(f"{OURS} / {name}: {shown(ratio)}\n")
     if options.json:
         json.dump(machine() | {"sizes": results}, sys.stdout)
+
+
+def turn(measure: Callable[[int, float], Awaitable[Figures]], size: int) -> case.Measure:
+    """Return what takes a turn in `make bench`."""
+    return lambda stage, seconds: measure(size, seconds)
+
+
+CASES = [
+    case.Case(
+        name=name,
+        title=f"a stream of chunks of {title}",
+        subjects={OURS: turn(ours, size), RELAY: turn(relay, size), GRPC: turn(grpc_aio, size)},
+        figure="mib_per_second",
+    )
+    for name, title, size in (("bulk-64k", "64 KiB", 65_536), ("bulk-1m", "1 MiB", MIB))
+]
 
 
 if __name__ == "__main__":

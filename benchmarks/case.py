@@ -30,8 +30,8 @@ class Case:
     subjects: Mapping[str, Measure]
     #: The figure that is compared.
     figure: str
-    #: Who is compared with everybody else; it is measured whenever somebody is.
-    reference: str = OURS
+    #: Who is compared with everybody else, and is measured whenever somebody is; None if there is nothing to compare.
+    reference: str | None = OURS
     #: How long each turn lasts, in seconds; warm-up comes on top.
     seconds: float = 1.0
     #: What must be installed for any of it; what a peer needs is in its own row.

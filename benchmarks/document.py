@@ -30,7 +30,8 @@ def section(results: Results) -> str:
 
 def detailed(results: Results) -> list[str]:
     """Return the cases that have tables of their own: all but those that are a mere point in a plot."""
-    return [case.name for case in all_cases() if case.rounds is None and case.name in results.cases()]
+    points = [case.name for case in all_cases() if case.plots and case.rounds is not None]
+    return [case.name for case in all_cases() if case.name in results.cases() and case.name not in points]
 
 
 def where(results: Results) -> str:

@@ -56,8 +56,8 @@ class Need:
 
 def first_missing(needs: Iterable[Need]) -> str | None:
     """Tell what is not installed and what brings it."""
-    absent = next((need for need in needs if not need.here()), None)
-    return absent and f"{absent.what} is missing: {absent.brought_by}"
+    absent = (f"{need.what} is missing: {need.brought_by}" for need in needs if not need.here())
+    return next(absent, None)
 
 
 def package(name: str, module: str) -> Need:

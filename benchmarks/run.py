@@ -17,10 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
+import bulk
 import cancellation
 import mdp
 import peers
 import plots
+import scale
 import small
 import streams
 import tables
@@ -29,7 +31,7 @@ from case import Case, Figures
 from results import Results, machine, rounded
 
 #: Modules that have cases.
-MODULES = (small, streams, mdp, cancellation)
+MODULES = (small, streams, bulk, mdp, cancellation, scale)
 
 OUTPUT = Path(__file__).parents[1] / "build" / "bench" / "results.json"
 
@@ -182,12 +184,13 @@ def main() -> None:
     path = options.into or OUTPUT
     results = Results.read(path) if options.into else Results()
     describe(results, missing)
+    begun = time.monotonic()
     trio.run(measure, cases, options.rounds, results, path)
     tell(results, cases)
     no_plots = plots.missing()
     if no_plots is None:
         plots.draw(results, path.parent)
-    sys.stdout.write(f"\nresults: {path}\nplots: {no_plots or path.parent}\n")
+    sys.stdout.write(f"\nresults: {path}, after {time.monotonic() - begun:.0f} s\nplots: {no_plots or path.parent}\n")
 
 
 def parse() -> argparse.Namespace:

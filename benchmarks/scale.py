@@ -28,13 +28,19 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 import attrs
+import case
 import trio
+from peers import Stage
 from processes import Process, cpu_seconds, start
 
 from zmdp_trio import Client, open_broker, open_client, serve_worker, service
 
 IN_FLIGHT: Final = 100
 BUSY: Final = 5
+#: Seconds; what everybody has unless told.
+HEARTBEAT: Final = 2.5
+#: Turns of the two brokers, with a crowd and without, in one of `make bench`.
+ROUNDS: Final = 5
 #: Peers that one helper process holds, since each needs descriptors.
 PEERS: Final = 1_000
 #: Seconds over which the CPU of those who do nothing is taken, or a heartbeat interval, if that is longer.
@@ -383,6 +389,35 @@ def show_spread(result: dict[str, Any]) -> None:
     )
 
 
+def turn(crowd: Crowd) -> case.Measure:
+    """Return what takes a turn in `make bench`: one for each crowd, since it takes long to come."""
+
+    async def measure(stage: Stage, seconds: float) -> case.Figures:
+        use_all_descriptors()
+        found = await beside(crowd, crowd.number, ROUNDS, seconds, HEARTBEAT)
+        return {
+            "ratio": found["ratio"]["median"],
+            "broker_us": found["beside"]["broker_us"]["median"],
+            "alone_us": found["alone"]["broker_us"]["median"],
+            "bytes_each": found["broker_bytes_each"],
+            "idle_percent": found["idle_percent_of_a_core"]["broker"],
+        }
+
+    return measure
+
+
+CASES = [
+    case.Case(
+        name="crowd",
+        title=f"{IN_FLIGHT} requests in flight beside a crowd: the broker's CPU per request, of that without",
+        subjects={f"{crowd.number:,} {crowd.what}": turn(crowd) for crowd in CROWDS.values()},
+        figure="ratio",
+        reference=None,
+        rounds=1,
+    )
+]
+
+
 async def main(arguments: argparse.Namespace) -> None:
     """Measure, and print."""
     use_all_descriptors()
@@ -408,7 +443,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*CROWDS, "spread"], default=[*CROWDS, "spread"])
     parser.add_argument("--part", type=float, default=1.0, help="of each crowd, for a quick look")
-    parser.add_argument("--heartbeat", type=float, default=2.5, help="everybody's interval, in seconds")
+    parser.add_argument("--heartbeat", type=float, default=HEARTBEAT, help="everybody's interval, in seconds")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of each load")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -12,12 +12,16 @@ from results import Results, Spread
 #: How figures are called; others by their names.  What is not here, and has no unit, is not shown.
 LABELS = {
     "per_second": "a second",
+    "mib_per_second": "MiB a second",
     "p50_us": "p50, µs",
     "p99_us": "p99, µs",
     "cpu_us": "CPU of each, µs",
     "client_us": "client's",
     "broker_us": "broker's",
     "worker_us": "worker's",
+    "alone_us": "broker's without",
+    "bytes_each": "its memory, bytes each",
+    "idle_percent": "its CPU with nobody busy, % of a core",
 }
 HIDDEN = ("count", "seconds", "error")
 UNITS = {"us": "µs", "ms": "ms", "mib": "MiB"}
@@ -72,7 +76,7 @@ def case_table(results: Results, case: str) -> str:
         if name not in HIDDEN and name != main
     )
     order = sorted(figures, key=lambda name: list(LABELS).index(name) if name in LABELS else -1)
-    compared = subjects != [reference]
+    compared = reference is not None and subjects != [reference]
     head = ["", label(main), *([f"{reference} / it"] if compared else []), *map(label, order)]
     rows = [
         [
