@@ -209,7 +209,10 @@ class DialEngine(Engine):
     def _settled(self) -> bool:
         if self._leaving or self._dialler.lanes_changed:
             return False
-        return all(connection.port.settled() for connection in self._connections.values())
+        for connection in self._connections.values():  # `all` would be a generator more for each message
+            if not connection.port.settled():
+                return False
+        return True
 
     def _retire(self) -> None:
         """Close the lanes that have nothing left to do, and dial those that are new."""

@@ -78,7 +78,7 @@ class Engine(ABC):
         self._act = act
         self._blocked: list[Outbox] = []
         self._sleeper: trio.lowlevel.Task | None = None
-        #: A turn is to be taken soon, and nobody sleeps.
+        #: A turn is to be taken soon.
         self._roused = False
         #: Calls of `wake` since the last turn; and whether there was only one before that.
         self._wakes = 0
@@ -165,7 +165,7 @@ class Engine(ABC):
             self._send_now()
         elif self._wakes % EARLY == 0:
             self._send_now()
-        else:
+        elif not self._roused:
             self._rouse()
 
     def _send_now(self) -> None:
@@ -179,9 +179,8 @@ class Engine(ABC):
 
     def _rouse(self) -> None:
         """Have a turn taken soon."""
-        if self._sleeper is None:
-            self._roused = True
-        else:
+        self._roused = True
+        if self._sleeper is not None:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
