@@ -225,10 +225,10 @@ def test_a_message_that_the_transport_did_not_take_is_offered_again() -> None:
 def test_a_batch_is_capped_in_bytes() -> None:
     here, _ = pair()
     for _ in range(100):
-        here.say(16 * 2**10)
+        here.say(8 * 2**10)
     sizes = [sum(map(len, frames)) for frames in here.messages()]
     assert len(sizes) == 4
-    assert all(size <= zmdp1.BATCH + 17 * 2**10 for size in sizes)
+    assert all(size <= zmdp1.BATCH + 9 * 2**10 for size in sizes)
 
 
 @pytest.mark.parametrize(
@@ -591,7 +591,7 @@ def test_nothing_is_added_to_what_is_on_its_way() -> None:
     link.put_credit(c.Credit(2, 1, 1))
     link.put(c.Heartbeat())
     for _ in range(40):
-        here.say(16 * 2**10)
+        here.say(8 * 2**10)
     link.put_credit(c.Credit(3, 1, 1))
     link.put_heartbeat(4, 1.0)
     first = link.next_batch()

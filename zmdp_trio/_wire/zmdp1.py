@@ -23,9 +23,9 @@ MAGIC = b"ZMDP\x01"
 #: Bodies above this many bytes travel in a frame of their own.
 INLINE = 8 * 2**10
 #: Bytes of commands and bodies after which a batch is full.  The last command may overshoot it.
-BATCH = 512 * 2**10
+BATCH = 256 * 2**10
 #: Largest command frame that is read: a full batch, and one command as large as can be.
-MAX_COMMANDS = 2 * BATCH
+MAX_COMMANDS = 4 * BATCH
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Union[c.ALL]]).decode  # type: ignore[valid-type]  # noqa: UP007
