@@ -69,7 +69,9 @@ class Settings:
     sync_concurrency: int = attrs.field(default=32, validator=_count, metadata=_of("w"))
     #: Partial replies that may be on their way per request.
     credit_messages: int = attrs.field(default=64, validator=_count, metadata=_of("c"))
-    #: The same in bytes; while any is left, one message may overdraw it.
+    #: What that grows to, for a stream of which sixteen times as many were read.
+    max_credit_messages: int = attrs.field(default=1_024, validator=_count, metadata=_of("c"))
+    #: Bytes of partial replies that may be on their way per request; while any is left, one message may overdraw it.
     credit_bytes: int = attrs.field(default=MIB, validator=_count, metadata=_of("c", "bytes"))
     #: Bytes of partial replies that may be on their way or unread per connection.
     connection_credit: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("c", "bytes"))
@@ -149,6 +151,7 @@ class Overrides(TypedDict, total=False):
     concurrency: int
     sync_concurrency: int
     credit_messages: int
+    max_credit_messages: int
     credit_bytes: int
     connection_credit: int
     queue_requests: int

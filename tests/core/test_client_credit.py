@@ -237,3 +237,22 @@ def test_what_is_handed_after_the_end_grants_nothing() -> None:
     stage.flush()
     assert broker.take(c.Credit) == []
     assert client.credit.left == 16 * MIB
+
+
+def test_a_stream_that_goes_on_may_be_ahead_by_a_part_of_what_was_read() -> None:
+    settings = Settings(credit_messages=4, max_credit_messages=20, credit_bytes=10**6)
+    budget = CreditBudget(settings)
+    call = Call(c.Request(1, "s", 0, b"", 0, 0))
+    budget.open(call)
+    ahead = []
+    for read in range(1, 1_000):
+        while call.granted_messages:
+            call.partials += 1
+            call.inbox.append(c.Partial(1, 0, b"x"))
+            budget.arrived(call, 1)
+        call.inbox.popleft()
+        if budget.taken(call, 1):
+            budget.grant(call)
+        ahead.append(call.granted_messages + len(call.inbox))
+        assert ahead[-1] <= max(4, min(read // 16, 20))
+    assert (max(ahead[:63]), max(ahead[:200]), max(ahead)) == (4, 12, 20)

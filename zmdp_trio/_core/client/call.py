@@ -100,6 +100,7 @@ class Call:
         "uplink",
         "waited_for",
         "waiter",
+        "window",
     )
 
     def __init__(
@@ -138,6 +139,8 @@ class Call:
         #: Bytes of credit that the worker still has; below zero when it overdrew.
         self.granted = 0
         self.granted_messages = 0
+        #: Messages that may be on their way or unread.
+        self.window = 0
         #: Bytes of credit and unread replies, at or below which more credit is granted.
         self.low = 0
         #: Bytes in the inbox that count as unread.

@@ -20,6 +20,10 @@ SHARE: Final = 16
 #: A stream whose credit a message has used up is granted more by this part of it.  So another message that is as large
 #: leaves some for the next, which is on its way while the reader has the first: 1 MiB each came by 15 % faster for it.
 SPARE: Final = 1024
+#: A stream may be ahead of its reader by this part of what was read, if that is more than each has.  64 messages are
+#: used up in a fraction of the time that it takes to have more of them: one stream of 16 bytes each came at 75,000 a
+#: second, and with 1,024 at 270,000.
+AHEAD: Final = 16
 
 
 class CreditBudget:
@@ -31,13 +35,14 @@ class CreditBudget:
 
     def __init__(self, settings: Settings) -> None:
         self._messages = settings.credit_messages
+        self._most_messages = settings.max_credit_messages
         self._bytes = settings.credit_bytes
         self._spare = self._bytes // SPARE
         self.left = settings.connection_credit
 
     def open(self, call: Call) -> None:
         """Give a call that is about to be sent its first credit, and write it into the request."""
-        call.granted_messages = self._messages
+        call.granted_messages = call.window = self._messages
         call.granted = self._target(call)
         if not call.discards:
             self.left -= call.granted
@@ -87,7 +92,7 @@ class CreditBudget:
 
     def _is_short(self, call: Call) -> bool:
         messages = call.granted_messages + len(call.inbox) - call.handed
-        return 2 * messages <= self._messages or call.granted + call.unread <= call.low
+        return 2 * messages <= call.window or call.granted + call.unread <= call.low
 
     def _target(self, call: Call) -> int:
         """Bytes that a call may have by now."""
@@ -95,7 +100,10 @@ class CreditBudget:
 
     def grant(self, call: Call) -> c.Credit:
         """Return more credit for a call."""
-        messages = max(self._messages - call.granted_messages - len(call.inbox) + call.handed, 0)
+        read = call.partials - len(call.inbox) + call.handed
+        if not call.discards:
+            call.window = max(self._messages, min(read // AHEAD, self._most_messages))
+        messages = max(call.window + read - call.partials - call.granted_messages, 0)
         spare = self._spare if call.granted <= self._spare else 0
         size = max(self._target(call) + spare - call.granted - call.unread, 0)
         if not call.discards:
