@@ -26,12 +26,13 @@ import scale
 import small
 import streams
 import tables
+import tail
 import trio
 from case import Case, Figures
 from results import Results, machine, rounded
 
 #: Modules that have cases.
-MODULES = (small, streams, bulk, mdp, cancellation, scale)
+MODULES = (small, streams, bulk, mdp, tail, cancellation, scale)
 
 OUTPUT = Path(__file__).parents[1] / "build" / "bench" / "results.json"
 
