@@ -48,14 +48,14 @@ peers-soak: peers
 interop: peers
 	$(BIN)/python docs/interop/make_tables.py
 
-# zmdp-trio and its peers side by side, some ten minutes: benchmarks/README.md.  BENCH="--quick" to see that it works.  Peers
-# that are not installed are left out, and it says what brings them; those on Node come along where there is npm.
+# zmdp-trio and its peers side by side, a quarter of an hour: benchmarks/README.md.  BENCH="--quick" to see that it
+# works.  Peers that are not installed are left out, and it says what brings them; those on Node come where there is npm.
 bench: .venv/bench
 	@command -v npm >/dev/null && $(MAKE) tests/peers/node/node_modules/ready || true
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-# The tables and plots of docs/performance.md, from docs/performance/results.json: BENCH="--into docs/performance/results.json"
-# has `make bench` put its figures there.
+# The tables and plots of docs/performance.md, from docs/performance/results.json: `make bench` puts figures there with
+# BENCH="--into docs/performance/results.json".
 performance: .venv/bench
 	$(BIN)/python benchmarks/document.py
 

@@ -26,12 +26,13 @@ import scale
 import small
 import streams
 import tables
+import tail
 import trio
 from case import Case, Figures
 from results import Results, machine, rounded
 
 #: Modules that have cases.
-MODULES = (small, streams, bulk, mdp, cancellation, scale)
+MODULES = (small, streams, bulk, mdp, tail, cancellation, scale)
 
 OUTPUT = Path(__file__).parents[1] / "build" / "bench" / "results.json"
 
@@ -57,13 +58,17 @@ def chosen(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
 
 
 def without_the_missing(case: Case, missing: dict[str, str], names: Sequence[str]) -> Case:
-    """Return a case with the subjects that are wanted and installed, and the one that all are compared with."""
-    wanted = {
-        name: measure
-        for name, measure in case.subjects.items()
-        if name not in missing and (not names or name in names or name == case.reference)
-    }
-    return attrs.evolve(case, subjects=wanted)
+    """Return a case with the subjects that are wanted and installed, and the one that all are compared with.
+
+    Args:
+        missing: what is not installed, and why not: subjects, and whole cases.
+        names: who is wanted; all, if there are none.
+    """
+    here = {name: measure for name, measure in case.subjects.items() if name not in missing}
+    wanted = {name for name in here if not names or name in names}
+    if not wanted or case.name in missing:
+        return attrs.evolve(case, subjects={})
+    return attrs.evolve(case, subjects={name: here[name] for name in here if name in wanted or name == case.reference})
 
 
 def in_turn(case: Case, number: int) -> list[str]:
@@ -174,7 +179,7 @@ def main() -> None:
         sys.exit(f"nobody is called {strangers.pop()}; there are: {', '.join(peers.PEERS)}")
     cases = chosen(all_cases(), options.cases)
     missing |= {case.name: why for case in cases if (why := peers.first_missing(case.needs)) is not None}
-    cases = [without_the_missing(case, missing, options.peers) for case in cases if case.name not in missing]
+    cases = [case for each in cases if (case := without_the_missing(each, missing, options.peers)).subjects]
     if options.list:
         for case in cases:
             sys.stdout.write(f"{case.name:<16} {case.title}: {', '.join(case.subjects)}\n")

@@ -31,14 +31,18 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import case
 import trio
 import zmq
+from peers import Stage
 from processes import Process, start
 from rounds import Figures, machine, shown, spread, take_turns
 
 from zmdp_trio import Client, open_broker, open_client, open_worker, service
 
 OURS, PROXY = "zmdp-trio", "zmq_proxy"
+#: Requests a second beside the streams, and chunks a second of the paced one.
+BESIDE, CHUNKS = 2000.0, 1000.0
 CHUNK = bytes(65_536)
 #: Stands for a stream without pace.
 AS_FAST_AS_IT_GOES = 0.0
@@ -366,6 +370,42 @@ async def measure(name: str, rate: float, chunk_rate: float | None, seconds: flo
         return figures | {"chunks_per_second": chunks / (time.perf_counter() - begun)}
 
 
+def beside(name: str, chunk_rate: float | None) -> case.Measure:
+    """Return what takes a turn in `make bench`: requests at a low rate, alone or beside a stream."""
+    return lambda stage, seconds: measure(name, BESIDE, chunk_rate, seconds)
+
+
+async def at_half(stage: Stage, seconds: float) -> Figures:
+    """Take a turn in `make bench`: find our top rate, and measure at half of that."""
+    figures = await measure(OURS, await top_rate(seconds / 2) / 2, None, seconds)
+    return figures | {"p99_of_p50": figures["p99_us"] / figures["p50_us"]}
+
+
+CASES = [
+    case.Case(
+        name="tail-half",
+        title="small requests at even intervals, at half of our top rate",
+        subjects={OURS: at_half},
+        figure="p99_of_p50",
+    ),
+    case.Case(
+        name="tail-beside",
+        title=f"{BESIDE:,.0f} small requests a second, alone and beside a stream of 64 KiB chunks",
+        subjects={
+            f"{name}, {load}": beside(name, chunk_rate)
+            for load, chunk_rate in {
+                "alone": None,
+                f"beside {CHUNKS:,.0f} chunks a second": CHUNKS,
+                "beside as many as it can": AS_FAST_AS_IT_GOES,
+            }.items()
+            for name in SYSTEMS
+        },
+        figure="p99_us",
+        reference=None,
+    ),
+]
+
+
 async def main(options: argparse.Namespace) -> None:
     """Let both take turns, alone and beside streams, and tell by how much these move the tail."""
     tell = (lambda line: None) if options.json else sys.stdout.write
@@ -404,7 +444,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="how often each has its turn")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of each turn")
-    parser.add_argument("--beside", type=float, default=2000.0, help="requests a second beside the streams")
-    parser.add_argument("--chunks", type=float, default=1000.0, help="chunks a second of the paced stream")
+    parser.add_argument("--beside", type=float, default=BESIDE, help="requests a second beside the streams")
+    parser.add_argument("--chunks", type=float, default=CHUNKS, help="chunks a second of the paced stream")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     trio.run(main, parser.parse_args())

@@ -138,6 +138,13 @@ def test_who_is_missing_or_not_asked_for_has_no_turn_but_the_reference_has() -> 
     assert list(without_the_missing(CASE, {}, ["third"]).subjects) == [OURS, "third"]
 
 
+@pytest.mark.parametrize(("missing", "names"), [({"third": "is not here"}, ["third"]), ({}, ["x"]), ({"c": "..."}, [])])
+def test_a_case_in_which_nobody_takes_part_that_is_wanted_is_left_out(
+    missing: dict[str, str], names: list[str]
+) -> None:
+    assert not without_the_missing(CASE, missing, names).subjects
+
+
 def test_a_table_has_the_medians_and_their_spread() -> None:
     head, _, ours, other = case_table(results((10, 10), (30, 10)), "c").splitlines()
     assert [cell.strip() for cell in head.split("|")[1:-1]] == ["", "a second", "zmdp-trio / it"]
