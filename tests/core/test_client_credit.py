@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stage import FakeBroker, Stage, start, started
 
 from zmdp_trio._core.client import Call, ClientMachine
-from zmdp_trio._core.client.credit import SHARE
-from zmdp_trio._settings import MIB
+from zmdp_trio._core.client.credit import SHARE, CreditBudget
+from zmdp_trio._settings import MIB, Settings
 from zmdp_trio._wire import commands as c
 
 SMALL = {"credit_messages": 4, "credit_bytes": 1000, "connection_credit": 8000}
@@ -240,19 +240,18 @@ def test_what_is_handed_after_the_end_grants_nothing() -> None:
 
 
 def test_a_stream_that_goes_on_may_be_ahead_by_a_part_of_what_was_read() -> None:
-    settings = Settings(credit_messages=4, max_credit_messages=20, credit_bytes=10**6)
-    budget = CreditBudget(settings)
+    credit = CreditBudget(Settings(credit_messages=4, max_credit_messages=20, credit_bytes=10**6))
     call = Call(c.Request(1, "s", 0, b"", 0, 0))
-    budget.open(call)
+    credit.open(call)
     ahead = []
     for read in range(1, 1_000):
         while call.granted_messages:
             call.partials += 1
             call.inbox.append(c.Partial(1, 0, b"x"))
-            budget.arrived(call, 1)
+            credit.arrived(call, 1)
         call.inbox.popleft()
-        if budget.taken(call, 1):
-            budget.grant(call)
+        if credit.taken(call, 1):
+            credit.grant(call)
         ahead.append(call.granted_messages + len(call.inbox))
         assert ahead[-1] <= max(4, min(read // 16, 20))
     assert (max(ahead[:63]), max(ahead[:200]), max(ahead)) == (4, 12, 20)
