@@ -14,8 +14,8 @@ sys.path[:0] = [str(ROOT / "tests" / name) for name in ("core", "conformance", "
 
 import interop_tables  # noqa: E402  only now is all of it found
 import ours  # noqa: E402
+import outsiders  # noqa: E402
 import pairs  # noqa: E402
-import processes  # noqa: E402
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     interop_tables.write(
         [
             interop_tables.matrix(pairs.single, pairs.streamed),
-            interop_tables.peers(processes.programs(), processes.versions()),
+            interop_tables.peers(outsiders.programs(), outsiders.versions()),
             interop_tables.conformance(*map(ours.examine_in_memory, (ours.STRICT, ours.DEFAULT))),
         ]
     )

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import trio
 
-pytest.register_assert_rewrite("processes")
+pytest.register_assert_rewrite("outsiders")
 
-from processes import Stage  # noqa: E402  only now are its asserts rewritten
+from outsiders import Stage  # noqa: E402  only now are its asserts rewritten
 
 
 @pytest.fixture

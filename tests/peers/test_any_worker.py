@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from processes import CLIENTS, PATIENCE, WORKERS, Outcome, Stage
+from outsiders import CLIENTS, PATIENCE, WORKERS, Outcome, Stage
 
 from zmdp_trio import WorkerLost, open_broker, open_client
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import interop_tables
-from processes import NODE, programs
+from outsiders import NODE, programs
 
 TEXT, VERSIONS = interop_tables.versions_apart(interop_tables.written()[interop_tables.PEERS])
 

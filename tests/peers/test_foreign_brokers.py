@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 import trio
-from processes import PATIENCE, Outcome, Stage
+from outsiders import PATIENCE, Outcome, Stage
 from services import count, echo
 
 from zmdp_trio import Client, Code, Reject, RequestError, ServiceError, open_client, open_worker, service

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import interop_tables
 import trio
-from processes import CLIENTS, PATIENCE, WORKERS, Caller, Outcome, Stage
+from outsiders import CLIENTS, PATIENCE, WORKERS, Caller, Outcome, Stage
 
 from zmdp_trio import Client, Final, Service, open_broker, open_client, open_worker, service
 

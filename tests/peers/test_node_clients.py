@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from processes import PATIENCE, Caller, Outcome, Stage
+from outsiders import PATIENCE, Caller, Outcome, Stage
 from services import count, echo
 
 from zmdp_trio import Broker, Code, Request, ServiceError, Worker, open_broker, open_worker, service

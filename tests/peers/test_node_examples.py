@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import trio
-from processes import NODE, PATIENCE, WORKERS, need
+from outsiders import NODE, PATIENCE, WORKERS, need
 
 from zmdp_trio import open_broker
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from processes import PATIENCE, Outcome, Peer, Stage
+from outsiders import PATIENCE, Outcome, Peer, Stage
 
 from zmdp_trio import (
     Broker,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from processes import Outcome, Stage
+from outsiders import Outcome, Stage
 
 
 async def test_pigato(stage: Stage) -> None:

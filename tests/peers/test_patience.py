@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator
 
 import trio
-from processes import PATIENCE, Outcome, Stage
+from outsiders import PATIENCE, Outcome, Stage
 from services import echo
 
 from zmdp_trio import open_broker, open_client, open_worker, service

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 import zmq
-from processes import PATIENCE, Outcome, Stage
+from outsiders import PATIENCE, Outcome, Stage
 
 Frames = list[bytes]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from processes import NODE, PATIENCE, REQ_CLIENT, Stage, need
+from outsiders import NODE, PATIENCE, REQ_CLIENT, Stage, need
 
 from examples.files import file_services
 from zmdp_trio import Gateway, open_broker, open_gateway, open_worker
