@@ -61,7 +61,7 @@ async def faulty(seed: int) -> list[str]:
 async def harm(cluster: Cluster, trace: Trace) -> None:
     """Kill, restart, part, and heal."""
     await trio.sleep(2)
-    cluster.kill("worker-2")
+    await kill_while_it_runs(cluster, trace)
     await trio.sleep(2)
     await cluster.add_worker(name="worker-2", wait=False)
     cluster.partition(["broker"], ["worker", "client-3"])
@@ -70,6 +70,17 @@ async def harm(cluster: Cluster, trace: Trace) -> None:
     await cluster.restart_broker("broker-2")
     await trio.sleep(5)
     await cluster.stop("worker-3")
+
+
+async def kill_while_it_runs(cluster: Cluster, trace: Trace) -> None:
+    """Kill a worker in the middle of a stream: one request is lost, whatever else happens."""
+    stream = cluster.clients[0].stream("count", 100, worker="worker-2", timeout=60)
+    try:
+        await anext(stream)
+        cluster.kill("worker-2")
+        trace.note(f"came to its end, with {[each async for each in stream]!r}")
+    except RequestError as error:
+        trace.note(repr(error))
 
 
 async def call(client: Any, number: int, trace: Trace) -> None:

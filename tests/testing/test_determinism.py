@@ -41,7 +41,7 @@ def faulty(seed: int, *hash_seeds: int) -> list[list[str]]:
 def test_a_run_repeats_in_another_process(seed: int) -> None:
     first, *others = faulty(seed, 1, 2, 30_000)
     assert len(first) > 1_000
-    for fault in ("dropped", "Lost"):
+    for fault in ("dropped", "WorkerLost"):
         assert any(fault in line for line in first), f"nothing was tested: no {fault}"
     for again in others:
         different = next((pair for pair in zip(first, again, strict=False) if pair[0] != pair[1]), None)
