@@ -14,7 +14,7 @@ import trio
 
 from . import _payload
 from ._chance import chance
-from ._core.client import Call, ClientMachine
+from ._core.client import OPEN, SENT, Call, ClientMachine
 from ._core.foreign import protocol_of
 from ._core.protocol import ZMDP1, Protocol
 from ._core.uplink import Identity
@@ -23,7 +23,7 @@ from ._errors import DeadlineExceeded, InvalidArgument, RequestCancelled, Reques
 from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
-from ._stream import OPEN, SENT, AwaitedCall, ReplyStream, value_of
+from ._stream import AwaitedCall, ReplyStream, value_of
 from ._wire.commands import MAX_RETRY, Request
 from ._wire.commands import Final as FinalReply
 

@@ -296,7 +296,7 @@ def bench(**options: Any) -> int:
     fails at a first call, before the warm-up, fails the command; later errors are counted, and the status is 0 if
     anything was answered.  Ctrl-C ends it, with the figures so far.
 
-    
+    \b
     zmdp bench echo --size 1KiB --in-flight 1,10,100
     zmdp bench files.stat --payload '{"path": "README.md"}' --rate 500
     zmdp bench --own-worker --json
