@@ -11,22 +11,8 @@ import click
 from zmdp_trio import PROTOCOLS, Settings
 
 from ._failures import Failure, exit_codes_help, not_written, usage
-from ._options import (
-    MAX_RETRY,
-    Endpoint,
-    Numbers,
-    Seconds,
-    ServiceName,
-    Size,
-    Span,
-    Target,
-    as_json,
-    endpoints,
-    grace,
-    protocol,
-    request_options,
-    settings,
-)
+from ._options import MAX_RETRY, as_json, endpoints, grace, protocol, request_options, settings
+from ._types import Endpoint, Numbers, Seconds, ServiceName, Size, Span, Target
 
 
 def run(arguments: list[str]) -> int:
