@@ -13,19 +13,20 @@ import attrs
 import trio
 
 from . import _payload
+from ._arguments import check_arguments, is_plain_name, on_the_wire
 from ._chance import chance
-from ._core.client import Call, ClientMachine
+from ._core.client import OPEN, SENT, Call, ClientMachine
 from ._core.foreign import protocol_of
 from ._core.protocol import ZMDP1, Protocol
 from ._core.uplink import Identity
 from ._engine import DialEngine
-from ._errors import DeadlineExceeded, InvalidArgument, RequestCancelled, RequestError
+from ._errors import DeadlineExceeded, RequestCancelled, RequestError
 from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._settings import Overrides, Settings, settings_with
-from ._stream import OPEN, SENT, AwaitedCall, ReplyStream, value_of
-from ._wire.commands import MAX_RETRY, Request
+from ._stream import AwaitedCall, ReplyStream, value_of
 from ._wire.commands import Final as FinalReply
+from ._wire.commands import Request
 
 
 class _Default:
@@ -73,7 +74,7 @@ class Client:
         self._token = trio.lowlevel.current_trio_token()
         #: `trio.current_time`, at half its price.
         self._now = trio.lowlevel.current_clock().current_time
-        self._timeout = _on_the_wire(settings.timeout)
+        self._timeout = on_the_wire(settings.timeout)
         self._abandoned: list[Call] = []
         self._closed = False
 
@@ -177,13 +178,13 @@ class Client:
         request = Request(0, service, content, body, 0, 0, None, self._timeout)
         named = key is not None or worker is not None
         options = headers or retry or named or deadline is not None or timeout is not _DEFAULT
-        if options or type(retry) is not int or not _is_plain_name(service):
+        if options or type(retry) is not int or not is_plain_name(service):
             if timeout is not _DEFAULT:
                 request.timeout = None if timeout in (None, -1, math.inf) else timeout
             request.headers = dict(headers) if headers else None
             request.retry, request.key, request.worker = retry, key, worker
-            _check_arguments(request, deadline)
-            request.timeout = _on_the_wire(request.timeout)
+            check_arguments(request, deadline)
+            request.timeout = on_the_wire(request.timeout)
         return AwaitedCall(request, deadline, discards)
 
     async def _start(self, call: Call) -> float:
@@ -282,53 +283,6 @@ class Client:
         self._machine.fail_all(RequestCancelled("the client was closed"))
         self._machine.goodbye()
         self._engine.close()
-
-
-def _on_the_wire(timeout: float | None) -> float | None:
-    """Return a limit of silence as a REQUEST says it: the wire has no room for a whole number that is too large."""
-    return None if timeout in (None, -1, math.inf) else float(min(timeout, 1e18))
-
-
-def _is_plain_name(service: object) -> bool:
-    return type(service) is str and service != "" and service.isascii()
-
-
-def _check_arguments(request: Request, deadline: float | None) -> None:
-    """Refuse what can't be sent: the broker would end the whole session for a message that it can't read.
-
-    Raises:
-        InvalidArgument: as the far side would for what it refuses.
-    """
-    service, timeout, retry = request.service, request.timeout, request.retry
-    if not isinstance(service, str) or not service:
-        raise InvalidArgument(f"a service's name is a string of at least one character, not {service!r}")
-    if timeout is not None and not (_is_number(timeout) and timeout >= 0):
-        raise InvalidArgument(f"timeout must be seconds, 0 or more, or None, not {timeout!r}", service=service)
-    if deadline is not None and not (_is_number(deadline) and deadline == deadline):
-        raise InvalidArgument(f"deadline must be a time on Trio's clock, not {deadline!r}", service=service)
-    if type(retry) is not int or not 0 <= retry <= MAX_RETRY:
-        raise InvalidArgument(f"retry must be a whole number from 0 to {MAX_RETRY:,}, not {retry!r}", service=service)
-    try:
-        if request.key or request.worker or type(service) is not str or not service.isascii():
-            _check_strings(service=service, key=request.key or "", worker=request.worker or "")
-        for name, value in (request.headers or {}).items():
-            if type(value) is not str:
-                raise InvalidArgument(f"header {name!r}: a string is wanted, not {value!r}")
-            _check_strings(header=name, value=value)
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(f"text that is no Unicode: {error}") from error
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_strings(**strings: str) -> None:
-    for name, value in strings.items():
-        if type(value) is not str:
-            raise InvalidArgument(f"{name}: a string is wanted, not {value!r}")
-        if not value.isascii():
-            value.encode()
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
-R = TypeVar("R", bound=object)
+R = TypeVar("R")
 
 #: Tasks without work that are kept.
 IDLE: Final = 128

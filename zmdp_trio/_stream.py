@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import trio
 
 from . import _payload
-from ._core.client import Call, CallState
+from ._core.client import NEW, OPEN, Call
 from ._engine import Pace
 from ._errors import RequestError
 from ._wire.commands import Final as FinalReply
@@ -18,10 +18,7 @@ from ._wire.commands import Partial
 if TYPE_CHECKING:
     from ._client import Client
 
-#: Where a call is that its caller can leave.
-OPEN: Final = (CallState.SENT, CallState.WAITING)
-# As an attribute of its class, each of them costs 50 nanoseconds.
-SENT: Final = CallState.SENT
+# As an attribute of its class it costs 50 nanoseconds.
 SUCCEEDED: Final = trio.lowlevel.Abort.SUCCEEDED
 
 
@@ -79,7 +76,7 @@ class ReplyStream:
         return value_of(outcome, self.service)
 
     async def __aenter__(self) -> Self:
-        if self._call.state is CallState.NEW:
+        if self._call.state is NEW:
             await self._start()
         return self
 
@@ -104,7 +101,7 @@ class ReplyStream:
                 await pace.rest()
             partial: Partial | None = self._take()
         else:
-            if call.state is CallState.NEW:
+            if call.state is NEW:
                 await self._start()
             partial = await self._next()
         if partial is not None:

@@ -18,7 +18,7 @@ import zmq
 from forked import HERE, ROOT, Forked, command, fork, run_forked, snippet
 
 from zmdp_trio import PROTOCOLS
-from zmdp_trio.cli._options import Setting
+from zmdp_trio.cli._types import Setting
 from zmdp_trio.cli._values import as_record
 
 #: Seconds that a command may take, and the broker and worker that all tests share.

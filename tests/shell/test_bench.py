@@ -27,7 +27,7 @@ from zmdp_trio import (
     service,
 )
 from zmdp_trio.cli._failures import EXIT_CODES, Failure
-from zmdp_trio.cli._options import Numbers, Size
+from zmdp_trio.cli._types import Numbers, Size
 from zmdp_trio.cli._values import to_json
 from zmdp_trio.cli.bench._histogram import Histogram
 from zmdp_trio.cli.bench._load import Level, Load, Work

@@ -13,8 +13,6 @@ Entry: TypeAlias = tuple[float, int, K]
 
 #: A deadline that has come whenever a machine looks: what a link has found out is as good as sent by the other side.
 NOW: Final = -math.inf
-
-
 #: Entries that are looked through with each new one, while the heap is tidied up.
 TIDIED: Final = 4
 

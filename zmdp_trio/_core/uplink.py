@@ -35,7 +35,7 @@ class State(enum.IntEnum):
     REFUSED = 3
 
 
-#: At hand for what asks for each request.
+#: At hand for what asks for each request: as an attribute of its class it costs 80 nanoseconds.
 UP: Final = State.UP
 
 

@@ -27,7 +27,7 @@ from .._wire.frames import Frames
 ROUNDS: Final = 16
 #: Calls of `wake` after which what they are about is sent in the middle of a tick.  Of a hundred requests in flight, 25
 #: made 15 percent less per second than 50, since each message costs some 10 microseconds at every hop, and 100 a third.
-EARLY: Final = 50
+MANY: Final = 50
 
 
 def clock() -> float:
@@ -163,12 +163,13 @@ class Engine(ABC):
         self._wakes += 1
         if self._wakes == 1 and self._lonely:
             self._send_now()
-        elif self._wakes % EARLY == 0:
+        elif self._wakes % MANY == 0:
             self._send_now()
         elif not self._roused:
             self._rouse()
 
     def _send_now(self) -> None:
+        """Send what is ready, in the caller's task; leave the rest, and what has come meanwhile, to a turn."""
         if self._closed:
             return
         blocked = len(self._blocked)

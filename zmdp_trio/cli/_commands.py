@@ -11,22 +11,8 @@ import click
 from zmdp_trio import PROTOCOLS, Settings
 
 from ._failures import Failure, exit_codes_help, not_written, usage
-from ._options import (
-    MAX_RETRY,
-    Endpoint,
-    Numbers,
-    Seconds,
-    ServiceName,
-    Size,
-    Span,
-    Target,
-    as_json,
-    endpoints,
-    grace,
-    protocol,
-    request_options,
-    settings,
-)
+from ._options import MAX_RETRY, as_json, endpoints, grace, protocol, request_options, settings
+from ._types import Endpoint, Numbers, Seconds, ServiceName, Size, Span, Target
 
 
 def run(arguments: list[str]) -> int:
@@ -296,7 +282,7 @@ def bench(**options: Any) -> int:
     fails at a first call, before the warm-up, fails the command; later errors are counted, and the status is 0 if
     anything was answered.  Ctrl-C ends it, with the figures so far.
 
-    
+    \b
     zmdp bench echo --size 1KiB --in-flight 1,10,100
     zmdp bench files.stat --payload '{"path": "README.md"}' --rate 500
     zmdp bench --own-worker --json

@@ -69,9 +69,9 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._farewells: dict[bytes, LegacyPeer] = {}
         self._refused: dict[bytes, LegacyPeer] = {}
         self._next_beat = math.inf
-        #: Sessions that the beat which is due has not come to.
+        #: Sessions that the beat which is due has not come to, the next one last.
         self._to_beat: list[Session] = []
-        #: The one that was last found to be.
+        #: The session for which `busy` was last true.
         self._busy: Session | None = None
         self._dropped: list[tuple[str, str]] = []
         #: Peers that were told to come again later, since there were too many.

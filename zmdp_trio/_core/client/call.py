@@ -36,6 +36,8 @@ class CallState(enum.IntEnum):
 
 # As an attribute of its class, each of them costs 50 nanoseconds.
 NEW, WAITING, SENT, ENDED = CallState
+#: Where a call is that its caller can leave.
+OPEN: Final = (SENT, WAITING)
 
 
 class CallInput(enum.IntEnum):

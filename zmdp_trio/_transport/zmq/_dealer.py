@@ -53,7 +53,7 @@ class DealerPort(ZmqPort):
             self._read_monitor()
         if self._events:
             received, self._events = self._events, received
-        self._quiet = not self._look() & POLLIN
+        self._quiet = not self._ask_events() & POLLIN
         if not self._quiet:
             self._take(received)
             self._quiet = not self._get(EVENTS) & POLLIN
@@ -68,7 +68,7 @@ class DealerPort(ZmqPort):
                     self._socket.disconnect(self._endpoints[0])
         return received
 
-    def _look(self) -> int:
+    def _ask_events(self) -> int:
         events = self._get(EVENTS)
         if self._refused and events & POLLOUT:
             self._refused = False

@@ -130,10 +130,10 @@ class ZmqPort:
         if self._untold:
             return False
         if not self._quiet:
-            self._quiet = not self._look() & POLLIN
+            self._quiet = not self._ask_events() & POLLIN
         return self._quiet
 
-    def _look(self) -> int:
+    def _ask_events(self) -> int:
         """Return EVENTS; whatever they use up is minded."""
         raise NotImplementedError
 

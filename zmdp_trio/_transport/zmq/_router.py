@@ -8,13 +8,12 @@ what it said by then happened before that peer's connection, or is about it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import select
 from collections import deque
 from collections.abc import Sequence
 from errno import EHOSTUNREACH
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 import zmq
@@ -31,15 +30,17 @@ _ENDED: Final = Lost("connection lost")
 #: Stands for the descriptor of a connection that has none.
 _INPROC: Final = -1
 _SRCFD: Final = int(zmq.SRCFD)
-#: Times in each heartbeat interval when connections are looked at, and how many at once: half a millisecond's work.
-LOOKS: Final = 4
-LOOKED_AT: Final = 128
+#: A descriptor, and the peers that are entered for it: by their list it is told from the next connection there.
+Connection: TypeAlias = tuple[int, list[bytes]]
+#: Rounds in each heartbeat interval in which connections are looked at, and how many in one go: half a millisecond's.
+ROUNDS: Final = 4
+AT_ONCE: Final = 128
 
 
 class RouterPort(ZmqPort):
     """The bound side of a network."""
 
-    __slots__ = ("_descriptors", "_ended", "_looks", "_peers", "_signal", "_watch")
+    __slots__ = ("_descriptors", "_ended", "_peers", "_rounds", "_signal", "_watch")
 
     def __init__(
         self,
@@ -58,11 +59,11 @@ class RouterPort(ZmqPort):
         self._ended: dict[bytes, None] = {}
         self._signal = select.poll()
         self._signal.register(self._fd, select.POLLIN)
-        #: When connections are looked at next, if the kernel is asked: see `_watch_silence`.
-        self._looks: deque[list[tuple[int, list[bytes]]]] = deque()
+        #: The connections to look at in each of the next rounds, if the kernel is asked: see `_watch_silence`.
+        self._rounds: deque[list[Connection]] = deque()
         self._watch = trio.CancelScope()
         if KNOWN and options.heartbeat < math.inf:
-            self._looks.extend([] for _ in range(LOOKS * (options.misses + 1)))
+            self._rounds.extend([] for _ in range(ROUNDS * (options.misses + 1)))
             trio.lowlevel.spawn_system_task(self._watch_silence, options, name=f"watch silence at {self!r}")
 
     async def _watch_silence(self, options: Options) -> None:
@@ -70,35 +71,49 @@ class RouterPort(ZmqPort):
 
         One that brought something a while ago is not looked at before the rest of its time has passed.
         """
-        tick = options.heartbeat / LOOKS
+        interval = options.heartbeat / ROUNDS
         # As libzmq would: the last PING that was answered may be an interval old.
-        patience = options.silence + options.heartbeat - tick
+        patience = options.silence + options.heartbeat - interval
         with self._watch:
             while True:
-                await trio.sleep(tick)
-                due = self._looks.popleft()
-                self._looks.append([])
-                for number, (descriptor, peers) in enumerate(due, 1):
+                await trio.sleep(interval)
+                due = self._rounds.popleft()
+                self._rounds.append([])
+                for number, connection in enumerate(due, 1):
                     if self._closed:
                         return
-                    if self._descriptors.get(descriptor) is peers:
-                        with contextlib.suppress(OSError):  # it has just ended, or is none of TCP
-                            left = self._look_at(descriptor, peers, patience)
-                            self._looks[min(math.ceil(left / tick), len(self._looks)) - 1].append((descriptor, peers))
-                    if number % LOOKED_AT == 0:
+                    left = self._look_at(connection, patience)
+                    if left is not None:
+                        later = min(math.ceil(left / interval), len(self._rounds))
+                        self._rounds[later - 1].append(connection)
+                    if number % AT_ONCE == 0:
                         await trio.lowlevel.checkpoint()
 
-    def _look_at(self, descriptor: int, peers: list[bytes], patience: float) -> float:
-        """Cut off a connection if it was silent for too long; return the seconds for which it certainly need not be."""
-        left = patience - silence(descriptor)
-        if left > 0:
-            return left
-        self._read_monitor()
-        # Else it has ended, and the descriptor is perhaps somebody else's by now.
-        if self._descriptors.get(descriptor) is peers and silence(descriptor) >= patience:
-            cut(descriptor)
-        self._nudge()
+    def _look_at(self, connection: Connection, patience: float) -> float | None:
+        """Cut off a connection if it was silent for too long.
+
+        Returns:
+            The seconds for which it certainly need not be; None if it has ended, or is none of TCP.
+        """
+        descriptor, _ = connection
+        if not self._stands(connection):
+            return None
+        try:
+            left = patience - silence(descriptor)
+            if left > 0:
+                return left
+            self._read_monitor()
+            self._nudge()  # of what that told, `receive` is to hear
+            # It may have ended, and the descriptor be somebody else's by now.
+            if self._stands(connection) and silence(descriptor) >= patience:
+                cut(descriptor)
+        except OSError:
+            return None
         return patience
+
+    def _stands(self, connection: Connection) -> bool:
+        descriptor, peers = connection
+        return self._descriptors.get(descriptor) is peers
 
     def close(self) -> None:
         self._watch.cancel()
@@ -111,7 +126,7 @@ class RouterPort(ZmqPort):
             self._read_monitor()  # before EVENTS: then nothing that came before a loss is overlooked
         # EVENTS cost a system call, an empty recv() an exception, which is as much as two of them.  So EVENTS are
         # asked while there may be one message or two, and only a longer row is read to its bitter end.
-        self._quiet = not self._look() & POLLIN
+        self._quiet = not self._ask_events() & POLLIN
         if not self._quiet:
             self._take(received)
             self._quiet = not self._get(EVENTS) & POLLIN
@@ -123,7 +138,7 @@ class RouterPort(ZmqPort):
         self._untold = bool(self._ended)
         return received
 
-    def _look(self) -> int:
+    def _ask_events(self) -> int:
         if self._refused and self._signal.poll(0):
             # Perhaps word that a full peer has room: the send that was refused need not have looked, for libzmq does
             # so once in a millisecond, and EVENTS are about to use it up.
@@ -187,8 +202,8 @@ class RouterPort(ZmqPort):
         for event, descriptor in self._monitor.drain():
             if event == zmq.EVENT_ACCEPTED:
                 peers = self._descriptors[descriptor] = []
-                if self._looks:
-                    self._looks[-1].append((descriptor, peers))
+                if self._rounds:
+                    self._rounds[-1].append((descriptor, peers))
             elif event == zmq.EVENT_DISCONNECTED:
                 self._end(descriptor)
 
