@@ -48,7 +48,7 @@ peers-soak: peers
 interop: peers
 	$(BIN)/python docs/interop/make_tables.py
 
-# zmdp-trio and its peers side by side, a quarter of an hour: benchmarks/README.md.  BENCH="--quick" to see that it
+# zmdp-trio and its peers side by side, some twelve minutes: benchmarks/README.md.  BENCH="--quick" to see that it
 # works.  Peers that are not installed are left out, and it says what brings them; those on Node come where there is npm.
 bench: .venv/bench
 	@command -v npm >/dev/null && $(MAKE) tests/peers/node/node_modules/ready || true

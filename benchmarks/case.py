@@ -15,6 +15,23 @@ Figures = dict[str, float]
 Measure = Callable[[Stage, float], Awaitable[Figures]]
 
 
+@attrs.frozen
+class Target:
+    """What a case is to show: the ratio to a subject, or where there is none, the subject's figure."""
+
+    subject: str
+    at_least: float | None = None
+    at_most: float | None = None
+    #: Another figure than the one that the case compares.
+    figure: str | None = None
+
+    def reached_by(self, value: float) -> bool:
+        """Tell whether a figure is what was wanted."""
+        return not (
+            (self.at_least is not None and value < self.at_least) or (self.at_most is not None and value > self.at_most)
+        )
+
+
 @attrs.frozen(kw_only=True)
 class Case:
     """One piece of work.
@@ -32,8 +49,14 @@ class Case:
     figure: str
     #: Who is compared with everybody else, and is measured whenever somebody is; None if there is nothing to compare.
     reference: str | None = OURS
+    #: How it is measured, where there is more to say than for all cases.
+    note: str = ""
+    #: What it is to show.
+    targets: tuple[Target, ...] = ()
     #: How long each turn lasts, in seconds; warm-up comes on top.
-    seconds: float = 1.0
+    seconds: float = 0.8
+    #: What a turn takes beyond that, in seconds, roughly: what is started, and warms up.
+    beyond: float = 0.6
     #: What must be installed for any of it; what a peer needs is in its own row.
     needs: tuple[Need, ...] = ()
     #: At most so many rounds, where there are many points and each matters less.

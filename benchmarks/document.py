@@ -1,4 +1,7 @@
-"""Write the end of docs/performance.md, and its plots, from docs/performance/results.json: `make performance`."""
+"""Write what docs/performance/results.json has: the end of docs/performance.md, its plots, and README.md's table.
+
+`make performance` does it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import Final
 
 import plots
 import tables
-from peers import PEERS
+from case import Case
+from peers import OURS, PEERS
 from results import Results
 from run import all_cases
 
@@ -18,20 +22,43 @@ DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 FOLDER: Final = DOCUMENT.parent / "performance"
 RESULTS: Final = FOLDER / "results.json"
 
+README: Final = DOCUMENT.parents[1] / "README.md"
+
 BEGIN: Final = "<!-- From here to the end: written by `make performance` from performance/results.json. -->"
+BEGIN_TABLE: Final = "<!-- Written by `make performance` from docs/performance/results.json. -->"
 END: Final = "<!-- The end. -->"
+
+#: What README.md shows: what it is called there, the case, and who is beside it.
+SHOWN: Final = (
+    ("requests, 100 in flight", "requests-100", ("nats-py", "PIGATO", "grpc.aio", "zerorpc")),
+    ("one request at a time, median, µs", "requests-1", ("nats-py", "PIGATO", "grpc.aio", "zerorpc")),
+    ("chunks of 16 bytes on one stream", "stream-16", ("grpc.aio", "zerorpc")),
+    ("chunks of 64 KiB on one stream, MiB", "bulk-64k", ("bare relay", "grpc.aio")),
+    ("MDP 0.2 between C peers, 100 clients", "mdp-100", ("bare pyzmq loop", "zmq_proxy")),
+    ("from leaving to the handler's `finally`, ms", "cancel", ()),
+)
 
 
 def section(results: Results) -> str:
     """Return what stands between the marks."""
     cases = [one_case(results, case) for case in detailed(results)]
-    return "\n\n".join((BEGIN, "## What was measured", where(results), *cases, *plotted(results), END)) + "\n"
+    targets = tables.targets_table(results, all_cases()) or "Nothing yet."
+    begin = (BEGIN, "## What it is to show", SHOW, targets, "## What was measured", where(results))
+    return "\n\n".join((*begin, *cases, *plotted(results), END)) + "\n"
 
 
-def detailed(results: Results) -> list[str]:
+#: What stands above the table of targets.
+SHOW: Final = (
+    "*2 x nats-py*: the median of the rounds' ratios of our figure to nats-py's. The cases are below, in this order, "
+    "each with the command that repeats it."
+)
+
+
+def detailed(results: Results) -> list[Case]:
     """Return the cases that have tables of their own: all but those that are a mere point in a plot."""
-    points = [case.name for case in all_cases() if case.plots and case.rounds is not None]
-    return [case.name for case in all_cases() if case.name in results.cases() and case.name not in points]
+    return [
+        case for case in all_cases() if case.name in results.cases() and not (case.plots and case.rounds is not None)
+    ]
 
 
 def where(results: Results) -> str:
@@ -54,11 +81,13 @@ def repeat(cases: str) -> str:
     return f'`make bench BENCH="--cases {cases}"`'
 
 
-def one_case(results: Results, case: str) -> str:
-    """Return a case's heading, how to repeat it, and its table."""
-    title = results.data["cases"][case]["title"]
-    rounds = len(results.data["cases"][case]["rounds"])
-    return f"{heading(title)}\n\n{repeat(case)}; {rounds} rounds\n\n{tables.case_table(results, case)}"
+def one_case(results: Results, case: Case) -> str:
+    """Return a case's heading, how to repeat it, how it is measured, and its table."""
+    rounds = tables.rounds_of(results, case.name)
+    told = f"{repeat(case.name)}; {rounds} round{'s' if rounds > 1 else ''}"
+    return "\n\n".join(
+        part for part in (heading(case.title), told, case.note, tables.case_table(results, case.name)) if part
+    )
 
 
 def plotted(results: Results) -> Iterator[str]:
@@ -82,18 +111,33 @@ def curve_table(plot: plots.Plot, results: Results) -> str:
     return tables.table(head, rows)
 
 
-def written() -> str:
-    """Return what the document has between the marks, and the marks."""
-    found = re.search(rf"^{re.escape(BEGIN)}$.*^{re.escape(END)}$\n", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+def readme_table(results: Results) -> str:
+    """Return what README.md has between the marks, and the marks."""
+    rows = [
+        [
+            what,
+            tables.narrow(results.values(case, OURS, results.data["cases"][case]["figure"])),
+            ", ".join(f"{tables.narrow(ratio)} x {name}" for name in names if (ratio := results.ratios(case, name))),
+            repeat(case),
+        ]
+        for what, case, names in SHOWN
+        if case in results.cases()
+    ]
+    return f"{BEGIN_TABLE}\n{tables.table(['', 'a second, or as said', 'beside others', 'again'], rows)}\n{END}\n"
+
+
+def marked(path: Path, begin: str) -> str:
+    """Return what a document has between the marks, and the marks."""
+    found = re.search(rf"^{re.escape(begin)}$.*?^{re.escape(END)}$\n", path.read_text(), re.DOTALL | re.MULTILINE)
     assert found is not None
     return found[0]
 
 
 def main() -> None:
-    """Put the section in the place of the former one, or at the document's end; and draw the plots."""
+    """Put what is written in the place of what was; and draw the plots."""
     results = Results.read(RESULTS)
-    before = DOCUMENT.read_text().split(BEGIN)[0].rstrip()
-    DOCUMENT.write_text(f"{before}\n\n{section(results)}")
+    for path, begin, text in ((DOCUMENT, BEGIN, section(results)), (README, BEGIN_TABLE, readme_table(results))):
+        path.write_text(path.read_text().replace(marked(path, begin), text))
     why_not = plots.missing()
     if why_not is not None:
         sys.exit(f"the plots are as they were: {why_not}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 import zmq
-from case import Case, Figures, Measure
+from case import Case, Figures, Measure, Target, load
 from peers import BUILD, OURS, Stage, compiled
 from processes import answer, start
 
@@ -105,7 +105,40 @@ def through(main: Callable[..., Any], kind: str) -> Measure:
     return measure
 
 
+def middle(name: str, clients: int) -> Measure:
+    """Return what keeps 100 requests in flight, of so many clients to as many workers."""
+    system = {"clients": clients, "workers": clients}
+    return load(name, "requests", system=system, in_flight=100, size=16)
+
+
 CASES = [
+    *(
+        Case(
+            name=f"broker-{number}",
+            title=f"CPU per request in the middle, 100 in flight, {peers}",
+            note=note,
+            subjects={name: middle(name, number) for name in (OURS, "zmq_proxy", "nats-py")},
+            figure="broker_us",
+            targets=(Target("zmq_proxy", at_most=0.5),),
+            beyond=beyond,
+        )
+        for number, peers, note, beyond in (
+            (
+                1,
+                "one client and one worker",
+                "Over ZMDP/1, pipelined. zmq_proxy's ends are in C. Between two peers libzmq sends many small messages "
+                "with one call, and zmq_proxy does not look at them.",
+                1.4,
+            ),
+            (
+                ENDS,
+                f"{ENDS} clients and {ENDS} workers",
+                "The same with a request of each client in flight, each client with a connection of its own, so that "
+                "neither has much to batch.",
+                3.0,
+            ),
+        )
+    ),
     Case(
         name="mdp-100",
         title="MDP 0.2, 100 clients in C with a request each, 100 workers in C",
@@ -115,6 +148,10 @@ CASES = [
             "zmq_proxy": through(proxy_main, "plain"),
         },
         figure="per_second",
+        note="The ends are in C. The bare loop is pyzmq that forwards between clients and workers of one service, "
+        "without heartbeats or checks; zmq_proxy routes nothing, and has ends that send as many frames.",
+        targets=(Target("bare pyzmq loop", at_least=0.8),),
+        beyond=2.5,
         needs=(compiled("load"),),
-    )
+    ),
 ]

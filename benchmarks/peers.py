@@ -36,6 +36,8 @@ ENVIRONMENT: Final = {"NODE_PATH": str(NODE_MODULES)}
 SBIN: Final = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
+MIB: Final = 2**20
+
 #: What there may be a process for.
 ROLES: Final = ("broker", "worker", "client")
 
@@ -243,6 +245,12 @@ PEERS: Final = {
             roles=played_by("pyzmq_ends.py", "worker", "client"),
             needs=(PYZMQ,),
         ),
+        Peer(
+            name="bare relay",
+            how="a limit: a ROUTER that forwards a stream of frames from one DEALER to another; blocking pyzmq sockets",
+            roles=played_by("relay_ends.py", *ROLES),
+            needs=(PYZMQ,),
+        ),
     )
 }
 
@@ -267,13 +275,16 @@ class System:
             order: the load's own arguments.
 
         Returns:
-            `count` and `per_second` of requests or chunks, `p50_us` and `p99_us` of requests, and the CPU in
-            microseconds for each, in all processes, `cpu_us`, and by role: `client_us`, `broker_us`, `worker_us`.
+            `count` and `per_second` of requests or chunks, `mib_per_second` of chunks, `p50_us` and `p99_us` of
+            requests, and the CPU in microseconds for each, in all processes, `cpu_us`, and by role: `client_us`,
+            `broker_us`, `worker_us`.
         """
         await self._ask(do, seconds=seconds / 2 if warm_up is None else warm_up, **order)
         before = self._cpu()
         figures = await self._ask(do, seconds=seconds, **order)
         spent = {role: 1e6 * (cpu - before[role]) / figures["count"] for role, cpu in self._cpu().items()}
+        if do == "streams":
+            figures["mib_per_second"] = figures["per_second"] * order["size"] / MIB
         if spent:
             figures["cpu_us"] = sum(spent.values())
         return figures | {f"{role}_us": cpu for role, cpu in spent.items() if role in ROLES}
@@ -288,9 +299,11 @@ class System:
 
 
 @asynccontextmanager
-async def open_system(peer: Peer, *, clients: int = 1, workers: int | None = None) -> AsyncIterator[System]:
-    """Start a peer's processes; they end with the block."""
-    options: dict[str, Any] = {"clients": clients, "workers": workers or peer.workers, **peer.options}
+async def open_system(
+    peer: Peer, *, clients: int = 1, workers: int | None = None, **more: Any
+) -> AsyncIterator[System]:
+    """Start a peer's processes, with so many clients and workers, and more options; they end with the block."""
+    options: dict[str, Any] = {"clients": clients, "workers": workers or peer.workers, **peer.options, **more}
     running: dict[str, Program] = {}
     async with AsyncExitStack() as stack:
         for role in peer.roles:

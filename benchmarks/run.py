@@ -17,8 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
-import bulk
-import cancellation
+import leaving
 import mdp
 import peers
 import plots
@@ -32,7 +31,7 @@ from case import Case, Figures
 from results import Results, machine, rounded
 
 #: Modules that have cases.
-MODULES = (small, streams, bulk, mdp, tail, cancellation, scale)
+MODULES = (small, streams, mdp, scale, tail, leaving)
 
 OUTPUT = Path(__file__).parents[1] / "build" / "bench" / "results.json"
 
@@ -128,6 +127,12 @@ def rounds_of(cases: Sequence[Case], rounds: int) -> Iterator[tuple[int, list[Ca
         yield number, [case for case in cases if case.rounds is None or number < case.rounds]
 
 
+def estimate(cases: Sequence[Case], rounds: int) -> float:
+    """Return how many seconds it will take, roughly."""
+    turns = (case for _, those in rounds_of(cases, rounds) for case in those for _ in case.subjects)
+    return sum(case.seconds + case.beyond for case in turns)
+
+
 async def measure(cases: Sequence[Case], rounds: int, results: Results, path: Path) -> None:
     """Let all have their turns, and write down what comes of it after each round."""
     progress = Progress(sum(len(case.subjects) for _, those in rounds_of(cases, rounds) for case in those))
@@ -164,6 +169,9 @@ def tell(results: Results, cases: Sequence[Case]) -> None:
     for case in cases:
         title = f"{case.title}: {tables.rounds_of(results, case.name)} x {case.seconds:g} s"
         sys.stdout.write(f"\n{title}\n\n{tables.case_table(results, case.name)}\n")
+    targets = tables.targets_table(results, cases)
+    if targets is not None:
+        sys.stdout.write(f"\n{targets}\n")
     for error in results.errors():
         sys.stdout.write(f"\nfailed: {error}\n")
     for name, why in results.data["missing"].items():
@@ -190,6 +198,7 @@ def main() -> None:
     results = Results.read(path) if options.into else Results()
     describe(results, missing)
     begun = time.monotonic()
+    sys.stderr.write(f"about {estimate(cases, options.rounds) / 60:.1f} minutes\n")
     trio.run(measure, cases, options.rounds, results, path)
     tell(results, cases)
     no_plots = plots.missing()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from case import Case, Measure, load
+from case import Case, Measure, Target, load
 
 SIZE = 16
 
@@ -23,6 +23,9 @@ OVER_TCP = (
 #: One machine, and nothing but ours.
 NEARBY = ("zmdp-trio, ipc", "zmdp-trio, inproc")
 
+#: By how much ours is to be ahead, with 100 requests in flight.
+AHEAD_OF = {"nats-py": 1.2, "grpc.aio": 5, "zerorpc": 7, "PIGATO": 3}
+
 #: Whom the plots show.
 PLOTTED = ("zmdp-trio", "nats-py", "nats-py, uvloop", "grpc.aio", "zerorpc", "PIGATO", "zmq_proxy")
 
@@ -42,18 +45,24 @@ def requests(
 
 CASES = [
     Case(
-        name="requests-1",
-        title="requests of 16 bytes, one at a time",
-        subjects=requests(OVER_TCP + NEARBY, 1),
-        figure="p50_us",
-        plots={"in flight": 1},
-    ),
-    Case(
         name="requests-100",
         title="requests of 16 bytes, 100 in flight",
         subjects=requests(OVER_TCP + NEARBY, 100),
         figure="per_second",
+        targets=tuple(Target(name, at_least=ratio) for name, ratio in AHEAD_OF.items()),
         plots={"in flight": 100, "size": SIZE, "peers": 1},
+    ),
+    Case(
+        name="requests-1",
+        title="requests of 16 bytes, one at a time",
+        subjects=requests(OVER_TCP + NEARBY, 1),
+        figure="p50_us",
+        targets=(
+            Target("nats-py", at_most=1.25),
+            Target("zmdp-trio, ipc", at_least=1),
+            Target("zmdp-trio, inproc", at_least=1),
+        ),
+        plots={"in flight": 1},
     ),
     *(
         Case(
@@ -61,7 +70,7 @@ CASES = [
             title=f"requests of 16 bytes, {number} in flight",
             subjects=requests(PLOTTED, number),
             figure="per_second",
-            seconds=0.5,
+            seconds=0.4,
             rounds=2,
             plots={"in flight": number},
         )
@@ -73,7 +82,7 @@ CASES = [
             title=f"requests of {size} bytes, 100 in flight",
             subjects=requests(PLOTTED, 100, size=size),
             figure="per_second",
-            seconds=0.5,
+            seconds=0.4,
             rounds=2,
             plots={"size": size},
         )
@@ -85,7 +94,8 @@ CASES = [
             title=f"requests of 16 bytes, 100 in flight, {number} clients and {number} workers",
             subjects=requests(PLOTTED, 100, peers=number),
             figure="per_second",
-            seconds=0.5,
+            seconds=0.4,
+            beyond=2.0,
             rounds=2,
             plots={"peers": number},
         )

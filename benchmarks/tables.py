@@ -1,12 +1,10 @@
-"""Results in tables of Markdown, which people read as they are; and the part of docs/performance.md that has them.
-
-python benchmarks/tables.py [--check] [RESULTS]
-"""
+"""Results in tables of Markdown, which people read as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from case import Case, Target
 from results import Results, Spread
 
 #: How figures are called; others by their names.  What is not here, and has no unit, is not shown.
@@ -90,6 +88,41 @@ def case_table(results: Results, case: str) -> str:
         for subject in subjects
     ]
     return table(head, rows)
+
+
+def measured(results: Results, case: str, target: Target) -> Spread | None:
+    """Return what a target is about: a ratio, or where there is nothing to compare, a figure."""
+    record = results.data["cases"][case]
+    if record["reference"] in (None, target.subject):
+        return results.values(case, target.subject, target.figure or record["figure"])
+    return results.ratios(case, target.subject, target.figure)
+
+
+def wanted(results: Results, case: str, target: Target) -> str:
+    """Return a target in words."""
+    record = results.data["cases"][case]
+    bound = f"at least {target.at_least:g}" if target.at_least is not None else f"at most {target.at_most:g}"
+    figure = label(target.figure or record["figure"])
+    if record["reference"] is None:
+        return f"{target.subject}: {figure} {bound}"
+    return f"{figure}: {bound}" if target.subject == record["reference"] else f"{figure}: {bound} x {target.subject}"
+
+
+def targets_table(results: Results, cases: Sequence[Case]) -> str | None:
+    """Return the table of what the cases are to show, and whether they do; None if there is nothing."""
+    rows = [
+        [
+            case.name,
+            wanted(results, case.name, target),
+            wide(spread),
+            "yes" if target.reached_by(spread.median) else "**no**",
+        ]
+        for case in cases
+        if case.name in results.cases()
+        for target in case.targets
+        if (spread := measured(results, case.name, target)) is not None
+    ]
+    return table(["case", "wanted", "measured", "reached"], rows) if rows else None
 
 
 def rounds_of(results: Results, case: str) -> int:

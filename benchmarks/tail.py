@@ -1,7 +1,5 @@
 """The tail of small requests: at half of our top rate, and, at a lower rate, beside a stream of 64 KiB chunks.
 
-    python benchmarks/tail.py [--rounds 5] [--seconds 1.5] [--beside 2000] [--chunks 1000] [--json]
-
 The load is open: requests are due at even intervals, whether earlier ones were answered or not, and a latency runs
 from the moment that its request was due.  A pacemaker, a process of its own, says when.  The stream goes from the
 worker that answers the requests, through the broker or the proxy, to a reader in a process of its own: either at a
@@ -13,15 +11,11 @@ looks at all that was imported, for some 30 ms.
 
 from __future__ import annotations
 
-import argparse
-import functools
 import gc
-import json
 import os
 import signal
 import statistics
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,16 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import case
 import trio
 import zmq
-from peers import Stage
+from case import Case, Figures, Measure, Target
+from peers import OURS, Stage
 from processes import Process, start
-from rounds import Figures, machine, shown, spread, take_turns
 
 from zmdp_trio import Client, open_broker, open_client, open_worker, service
 
-OURS, PROXY = "zmdp-trio", "zmq_proxy"
+PROXY = "zmq_proxy"
 #: Requests a second beside the streams, and chunks a second of the paced one.
 BESIDE, CHUNKS = 2000.0, 1000.0
 CHUNK = bytes(65_536)
@@ -49,7 +42,7 @@ AS_FAST_AS_IT_GOES = 0.0
 #: Requests in flight while the top rate is found.
 IN_FLIGHT = 100
 #: Seconds before anything is measured.
-WARM_UP = 0.5
+WARM_UP = 0.3
 NUMBER = struct.Struct("d")
 #: 16 bytes: when a request was due, for the proxy's client to know.
 PAYLOAD = struct.Struct("d8x")
@@ -191,7 +184,7 @@ async def reader_main(pipe: Connection, endpoint: str, rate: float) -> None:
 
 
 def dial(endpoint: str) -> zmq.Socket[bytes]:
-    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     socket.connect(endpoint)
     return socket
 
@@ -200,11 +193,11 @@ async def proxy_main(pipe: Connection) -> None:
     """Be zmq_proxy."""
     gc.freeze()
     endpoints = []
-    sockets = []
+    sockets: list[zmq.Socket[bytes]] = []
     for kind in (zmq.ROUTER, zmq.DEALER):
         sockets.append(zmq.Context.instance().socket(kind))
         sockets[-1].bind("tcp://127.0.0.1:*")
-        endpoints.append(sockets[-1].get(zmq.LAST_ENDPOINT).decode().rstrip("\0"))
+        endpoints.append(sockets[-1].getsockopt_string(zmq.LAST_ENDPOINT))
     pipe.send(endpoints)
     zmq.proxy(*sockets)
 
@@ -349,102 +342,73 @@ async def top_rate(seconds: float) -> float:
     """Return what our system does at most."""
     async with Running(SYSTEMS[OURS]) as running:
         client = await running.open()
-        rates = []
+        rates: list[float] = []
         for _ in range(3):
             client.pipe.send(("top", seconds))
             rates.append(await client.receive())
         return max(rates)
 
 
-async def measure(name: str, rate: float, chunk_rate: float | None, seconds: float) -> Figures:
-    """Measure requests through one of the systems, alone or beside a stream."""
+async def alone(name: str, rate: float, seconds: float) -> Figures:
+    """Measure requests through one of the systems."""
     async with Running(SYSTEMS[name]) as running:
-        client = await running.open()
-        if chunk_rate is None:
-            return await running.latencies(client, rate, seconds)
-        reader = await running.stream(chunk_rate)
-        begun = time.perf_counter()
-        before = await reader.ask("count")
-        figures = await running.latencies(client, rate, seconds)
-        chunks = await reader.ask("count") - before
-        return figures | {"chunks_per_second": chunks / (time.perf_counter() - begun)}
+        return await running.latencies(await running.open(), rate, seconds)
 
 
-def beside(name: str, chunk_rate: float | None) -> case.Measure:
-    """Return what takes a turn in `make bench`: requests at a low rate, alone or beside a stream."""
-    return lambda stage, seconds: measure(name, BESIDE, chunk_rate, seconds)
+def beside(name: str, chunk_rate: float) -> Measure:
+    """Return what takes a turn: requests at a low rate, alone, and then beside a stream."""
+
+    async def measure(stage: Stage, seconds: float) -> Figures:
+        async with Running(SYSTEMS[name]) as running:
+            client = await running.open()
+            before = await running.latencies(client, BESIDE, seconds)
+            reader = await running.stream(chunk_rate)
+            begun = time.perf_counter()
+            count = await reader.ask("count")
+            figures = await running.latencies(client, BESIDE, seconds)
+            count = await reader.ask("count") - count
+            return figures | {
+                "p99_moved_us": figures["p99_us"] - before["p99_us"],
+                "p99_alone_us": before["p99_us"],
+                "chunks_per_second": count / (time.perf_counter() - begun),
+            }
+
+    return measure
 
 
 async def at_half(stage: Stage, seconds: float) -> Figures:
-    """Take a turn in `make bench`: find our top rate, and measure at half of that."""
-    figures = await measure(OURS, await top_rate(seconds / 2) / 2, None, seconds)
+    """Take a turn: find our top rate, and measure at half of that."""
+    figures = await alone(OURS, await top_rate(seconds / 2) / 2, seconds)
     return figures | {"p99_of_p50": figures["p99_us"] / figures["p50_us"]}
 
 
 CASES = [
-    case.Case(
+    Case(
         name="tail-half",
         title="small requests at even intervals, at half of our top rate",
+        note="The load is open: requests are due at even intervals, whether earlier ones were answered or not, and a "
+        "latency runs from the moment that its request was due. Our top rate, with 100 in flight, is found anew in "
+        "each turn.",
         subjects={OURS: at_half},
         figure="p99_of_p50",
+        targets=(Target(OURS, at_most=5),),
+        beyond=4.0,
     ),
-    case.Case(
-        name="tail-beside",
-        title=f"{BESIDE:,.0f} small requests a second, alone and beside a stream of 64 KiB chunks",
-        subjects={
-            f"{name}, {load}": beside(name, chunk_rate)
-            for load, chunk_rate in {
-                "alone": None,
-                f"beside {CHUNKS:,.0f} chunks a second": CHUNKS,
-                "beside as many as it can": AS_FAST_AS_IT_GOES,
-            }.items()
-            for name in SYSTEMS
-        },
-        figure="p99_us",
-        reference=None,
+    *(
+        Case(
+            name=name,
+            title=f"{BESIDE:,.0f} small requests a second beside a stream of 64 KiB chunks, {what}",
+            note="The same open load, alone and then beside the stream, which the same worker sends to a reader of "
+            "its own: compared is by how much p99 moves. zmq_proxy has ends of bare pyzmq, and no flow control but "
+            "HWM.",
+            subjects={each: beside(each, chunk_rate) for each in SYSTEMS},
+            figure="p99_moved_us",
+            targets=(Target(PROXY, at_most=1),),
+            beyond=5.0,
+        )
+        for name, what, chunk_rate in (
+            ("tail-paced", f"{CHUNKS:,.0f} chunks a second", CHUNKS),
+            ("tail-full", "as many as it can", AS_FAST_AS_IT_GOES),
+        )
     ),
 ]
-
-
-async def main(options: argparse.Namespace) -> None:
-    """Let both take turns, alone and beside streams, and tell by how much these move the tail."""
-    tell = (lambda line: None) if options.json else sys.stdout.write
-    top = await top_rate(options.seconds / 2)
-    tell(f"our top rate: {top:,.0f} requests a second\n")
-    loads: dict[str, tuple[float, float | None]] = {
-        "half of the top rate": (top / 2, None),
-        "alone": (options.beside, None),
-        "beside a paced stream": (options.beside, options.chunks),
-        "beside a full stream": (options.beside, AS_FAST_AS_IT_GOES),
-    }
-    subjects = {
-        f"{name}, {load}": functools.partial(measure, name, *rates, options.seconds)
-        for load, rates in loads.items()
-        for name in SYSTEMS
-    }
-    rounds = await take_turns(subjects, options.rounds, tell)
-    found = {
-        f"p99 / p50, {name}": spread([each[name]["p99_us"] / each[name]["p50_us"] for each in rounds])
-        for name in subjects
-    } | {
-        f"p99 moved by us, {name}, {load}": spread(
-            [each[f"{name}, {load}"]["p99_us"] - each[f"{name}, alone"]["p99_us"] for each in rounds]
-        )
-        for load in loads
-        if load.startswith("beside")
-        for name in SYSTEMS
-    }
-    if options.json:
-        json.dump(machine() | {"top": top, "rounds": rounds, "found": found}, sys.stdout)
-    for name, figures in found.items():
-        tell(f"{name}: {shown(figures)}\n")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each has its turn")
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of each turn")
-    parser.add_argument("--beside", type=float, default=BESIDE, help="requests a second beside the streams")
-    parser.add_argument("--chunks", type=float, default=CHUNKS, help="chunks a second of the paced stream")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    trio.run(main, parser.parse_args())

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 from end import Figures, Tally, obey, spread, wait_for_end
 
 Ask = Callable[[bytes], Awaitable[object]]
-Stream = Callable[[int], AsyncIterator[object]]
+
+
+class Stream(AsyncIterable[object], Protocol):
+    """A stream that can be left."""
+
+    def cancel(self) -> object:
+        """Leave it."""
 
 
 async def stay() -> None:
@@ -18,7 +25,7 @@ async def stay() -> None:
     await asyncio.to_thread(wait_for_end)
 
 
-async def take_orders(asks: list[Ask], stream: Stream | None = None) -> None:
+async def take_orders(asks: list[Ask], stream: Callable[[int], Stream] | None = None) -> None:
     """Be a client until the benchmark is done with us.
 
     Args:
@@ -35,7 +42,9 @@ async def take_orders(asks: list[Ask], stream: Stream | None = None) -> None:
     async def streams(seconds: float, size: int) -> Figures:
         assert stream is not None
         tally = Tally(seconds)
-        await tally.read_streams(lambda: stream(size))
+        chunks = stream(size)
+        await tally.read(chunks)
+        chunks.cancel()
         return tally.figures()
 
     await obey(lambda: asyncio.to_thread(sys.stdin.readline), {"requests": requests, "streams": streams})

@@ -6,7 +6,8 @@ OPTIONS is a JSON object.  A program says one line of JSON when it is ready, wit
 connects to; a client obeys orders, which come as lines of JSON, and answers each with a line of figures.  A program
 ends with its input.
 
-Loads are closed: so many requests are in flight, and each that is answered makes room for the next.
+Loads are closed: so many requests are in flight, and each that is answered makes room for the next.  A stream has no
+end of its own: it is read for as long as the load lasts, and then left.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import Any
 
-#: Partial replies of each stream.
+#: Chunks of a stream that cannot be left.
 CHUNKS = 10_000
 
 Figures = dict[str, float]
@@ -94,26 +95,33 @@ class Tally:
             now = perf_counter()
             note(now - begun)
 
-    async def read_streams(self, stream: Callable[[], AsyncIterator[object]]) -> None:
-        """Read one stream after the other."""
-        while perf_counter() < self.end:
-            count = 0
-            async for _ in stream():
-                count += 1
-            self._add(count)
+    async def read(self, stream: AsyncIterable[object]) -> None:
+        """Read a stream that has no end."""
+        count = 0
+        async for _ in stream:
+            count += 1
+            if perf_counter() >= self.end:
+                self.chunks = count
+                return
+        raise RuntimeError(f"a stream ended after {count} chunks")
 
-    def read_streams_and_block(self, stream: Callable[[], Iterable[object]]) -> None:
-        """Be `read_streams` for those who block."""
-        while perf_counter() < self.end:
-            count = 0
-            for _ in stream():
-                count += 1
-            self._add(count)
+    def read_and_block(self, stream: Iterable[object]) -> None:
+        """Be `read` for those who block."""
+        count = 0
+        for _ in stream:
+            count += 1
+            if perf_counter() >= self.end:
+                self.chunks = count
+                return
+        raise RuntimeError(f"a stream ended after {count} chunks")
 
-    def _add(self, count: int) -> None:
-        if count != CHUNKS:
-            raise RuntimeError(f"a stream of {CHUNKS} had {count}")
-        self.chunks += count
+    def read_to_the_end(self, stream: Callable[[], Iterable[object]]) -> None:
+        """Read one stream of `CHUNKS` after the other: for those who cannot leave a stream."""
+        while perf_counter() < self.end:
+            count = sum(1 for _ in stream())
+            if count != CHUNKS:
+                raise RuntimeError(f"a stream of {CHUNKS} had {count}")
+            self.chunks += count
 
     def figures(self) -> Figures:
         """Tell what was done, and how fast; the last ones may have come after the end."""

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from asyncio_end import stay, take_orders
-from end import CHUNKS, run, say
+from end import run, say
 
 
 async def echo(request: bytes, context: Any) -> bytes:
@@ -18,7 +18,7 @@ async def echo(request: bytes, context: Any) -> bytes:
 
 async def chunks(request: bytes, context: Any) -> AsyncIterator[bytes]:
     chunk = bytes(int(request))
-    for _ in range(CHUNKS):
+    while True:
         yield chunk
 
 

@@ -97,7 +97,7 @@ def be_client(options: dict[str, Any]) -> None:
 
     def streams(seconds: float, size: int) -> Figures:
         tally = Tally(seconds)
-        tally.read_streams_and_block(lambda: stream(size))
+        tally.read_to_the_end(lambda: stream(size))
         return tally.figures()
 
     more_clients(options["clients"])

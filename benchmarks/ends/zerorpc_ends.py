@@ -21,7 +21,7 @@ class Services:
 
     @zerorpc.stream  # type: ignore[untyped-decorator]
     def chunks(self, size: int) -> Iterator[bytes]:
-        """Yield chunks of so many bytes."""
+        """Yield chunks of so many bytes: the server serves nobody else if it is left in the middle of endless ones."""
         chunk = bytes(size)
         for _ in range(CHUNKS):
             yield chunk
@@ -61,7 +61,7 @@ def be_client(options: dict[str, Any]) -> None:
 
     def streams(seconds: float, size: int) -> Figures:
         tally = Tally(seconds)
-        tally.read_streams_and_block(lambda: clients[0].chunks(size))
+        tally.read_to_the_end(lambda: clients[0].chunks(size))
         return tally.figures()
 
     obey_in_turn(lambda: in_thread(sys.stdin.readline), {"requests": requests, "streams": streams})

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import trio
-from end import CHUNKS, Figures, Tally, obey, run, say, spread, wait_for_end
+from end import Figures, Tally, obey, run, say, spread, wait_for_end
 
 from zmdp_trio import Client, open_broker, open_client, open_worker, service
 
@@ -22,9 +22,9 @@ async def echo(payload: Any) -> Any:
 
 @service("chunks")
 async def chunks(size: int) -> AsyncIterator[bytes]:
-    """Yield chunks of so many bytes."""
+    """Yield chunks of so many bytes, without end."""
     chunk = bytes(size)
-    for _ in range(CHUNKS):
+    while True:
         yield chunk
 
 
@@ -80,13 +80,9 @@ async def take_orders(clients: list[Client]) -> None:
         return tally.figures()
 
     async def streams(seconds: float, size: int) -> Figures:
-        async def stream() -> AsyncIterator[Any]:
-            async with clients[0].stream("chunks", size) as stream:
-                async for chunk in stream:
-                    yield chunk
-
         tally = Tally(seconds)
-        await tally.read_streams(stream)
+        async with clients[0].stream("chunks", size) as stream:
+            await tally.read(stream)
         return tally.figures()
 
     await obey(

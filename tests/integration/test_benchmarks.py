@@ -10,11 +10,11 @@ from typing import Any
 
 import document
 import pytest
-from case import Case
+from case import Case, Target
 from peers import Need, first_missing
 from results import Results, Spread, rounded
 from run import in_turn, without_the_missing
-from tables import case_table, short
+from tables import case_table, measured, short
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = "zmdp-trio"
@@ -162,4 +162,22 @@ def test_figures_are_kept_with_four_digits() -> None:
 
 
 def test_the_document_tells_what_the_results_are() -> None:
-    assert document.written() == document.section(Results.read(document.RESULTS))
+    results = Results.read(document.RESULTS)
+    assert document.marked(document.DOCUMENT, document.BEGIN) == document.section(results)
+    assert document.marked(document.README, document.BEGIN_TABLE) == document.readme_table(results)
+
+
+@pytest.mark.parametrize(
+    ("target", "reached"),
+    [
+        (Target("other", at_least=2), True),
+        (Target("other", at_least=2.1), False),
+        (Target("other", at_most=1.9), False),
+        (Target(OURS, at_most=30), True),
+        (Target(OURS, at_least=31), False),
+    ],
+)
+def test_a_target_is_about_the_median_ratio_or_of_ours_about_the_figure(target: Target, reached: bool) -> None:
+    found = measured(results((10, 10), (30, 10), (40, 20)), "c", target)
+    assert found is not None
+    assert target.reached_by(found.median) is reached

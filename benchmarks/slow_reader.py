@@ -1,6 +1,6 @@
 """What a slow reader costs: the broker's memory, the handler's lead, its neighbour's rate; and a large file's memory.
 
-    python benchmarks/backpressure.py [--seconds 60] [--megabytes 1000] [--json]
+    python benchmarks/slow_reader.py [--seconds 60] [--megabytes 1000] [--json]
 
 An endless producer streams to a reader that pauses; meanwhile another stream on the same connection goes on, and its
 rate is compared with its rate alone, in turns.  Then `files.read` streams a file, and the checksum is compared.
@@ -29,7 +29,7 @@ from zmdp_trio import Client, open_broker, open_client, open_worker, service
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from examples.files import file_services
+from examples.files import file_services  # type: ignore[attr-defined]  # mypy takes the module of that name
 
 MIB = 2**20
 produced = 0

@@ -1,28 +1,23 @@
 """How long after its caller has left a handler's `finally` begins, over tcp, in three processes.
 
-    python benchmarks/cancellation.py [--times 50] [--json]
-
 Each way of leaving (break, end of `async with`, a cancel scope around `request`, `aclose` of the client, and kill -9 of
 the client's process) is tried while the handler sleeps, sends, and waits for credit.  Times are in milliseconds; the
-clock is CLOCK_MONOTONIC, which all processes of one machine share.  `make bench` has all but kill -9 as a case.
+clock is CLOCK_MONOTONIC, which all processes of one machine share.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import signal
 import statistics
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 import trio
-from case import Case, Figures
+from case import Case, Figures, Target
 from peers import OURS, Stage
 from processes import answer, start
 
@@ -160,41 +155,41 @@ async def kill_client(endpoint: str, client: Client, how: str) -> float:
 
 
 STATES = ("sleeps", "sends", "waits for credit")
-WAYS = {
-    "break": leave_by_break,
-    "end of async with": leave_block,
-    "scope around request": cancel_request,
-    "aclose of the client": close_client,
-}
+Leave = Callable[[str, Client, str], Awaitable[float]]
+WAYS: tuple[Leave, ...] = (leave_by_break, leave_block, cancel_request, close_client)
+
+#: How often each way is tried in each state, for each second that a turn is to last.
+TIMES_PER_SECOND = 5
 
 
-async def leave_all_ways(times: int, kills: int) -> AsyncIterator[tuple[str, str, list[float]]]:
-    """Try every way of leaving in every state of the handler.
-
-    Yields:
-        The way, the state, and after how many milliseconds the handler's `finally` began, each time.
-    """
+@asynccontextmanager
+async def running() -> AsyncIterator[str]:
+    """Run a broker and a worker, and provide where they are."""
     broker = start(broker_main)
     endpoint = await broker.receive()
     worker = start(worker_main, endpoint)
     await worker.receive()
-    async with open_client(endpoint) as client:
-        rows = [(name, leave, how, times) for name, leave in WAYS.items() for how in STATES]
-        rows += [("kill -9", kill_client, how, kills) for how in STATES if kills]
-        for name, leave, how, number in rows:
-            taken = []
-            for _ in range(number):
-                left = await leave(endpoint, client, how)
-                taken.append(1000 * (await client.request("ended") - left))
-            yield name, how, taken
-    for process in (worker, broker):
-        process.pipe.close()
+    try:
+        yield endpoint
+    finally:
+        for process in (worker, broker):
+            process.pipe.close()
 
 
-async def measure(stage: Stage, seconds: float) -> Figures:
-    """Leave in every way, which takes some fifty milliseconds each."""
-    times = max(1, int(seconds))
-    taken = [each async for _, _, each in leave_all_ways(times, kills=0)]
+async def leave(endpoint: str, client: Client, way: Leave, how: str, times: int) -> list[float]:
+    """Return after how many milliseconds the handler's `finally` began, each time."""
+    taken = []
+    for _ in range(times):
+        left = await way(endpoint, client, how)
+        taken.append(1000 * (await client.request("ended", timeout=None) - left))
+    return taken
+
+
+async def leave_all_ways(stage: Stage, seconds: float) -> Figures:
+    """Leave in every way, in every state of the handler, which takes some fifty milliseconds each."""
+    times = max(1, round(TIMES_PER_SECOND * seconds))
+    async with running() as endpoint, open_client(endpoint) as client:
+        taken = [await leave(endpoint, client, way, how, times) for way in WAYS for how in STATES]
     return {
         "median_ms": statistics.median(each for some in taken for each in some),
         "slowest_way_ms": max(map(statistics.median, taken)),
@@ -202,35 +197,31 @@ async def measure(stage: Stage, seconds: float) -> Figures:
     }
 
 
+async def be_killed(stage: Stage, seconds: float) -> Figures:
+    """Kill a client while the handler sends: nothing tells the broker but that it is not heard from."""
+    async with running() as endpoint, open_client(endpoint) as client:
+        (taken,) = await leave(endpoint, client, kill_client, "sends", 1)
+    return {"after_ms": taken}
+
+
 CASES = [
     Case(
         name="cancel",
         title="from leaving to the handler's `finally`, by all ways of leaving",
-        subjects={OURS: measure},
+        note="`break`, the end of `async with`, a cancel scope around `request`, and `aclose` of the client, while the "
+        "handler sleeps, sends, and waits for credit.",
+        subjects={OURS: leave_all_ways},
         figure="median_ms",
-        seconds=5,
-    )
+        targets=(Target(OURS, at_most=2),),
+        beyond=4.0,
+    ),
+    Case(
+        name="killed",
+        title="from kill -9 of the client to the handler's `finally`",
+        note="It may be as late as four heartbeat intervals: 10 s.",
+        subjects={OURS: be_killed},
+        figure="after_ms",
+        beyond=9.0,
+        rounds=1,
+    ),
 ]
-
-
-async def main(times: int, kills: int, as_json: bool) -> None:
-    """Tell how each way of leaving did."""
-    results = []
-    async for name, how, taken in leave_all_ways(times, kills):
-        row = {"left by": name, "handler": how, "median_ms": statistics.median(taken), "worst_ms": max(taken)}
-        results.append(row)
-        if not as_json:
-            figures = f"median {row['median_ms']:8.2f} ms, worst {row['worst_ms']:8.2f} ms"
-            sys.stdout.write(f"{name:<22} while it {how:<18} {figures}\n")
-            sys.stdout.flush()
-    if as_json:
-        json.dump(results, sys.stdout)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=50, help="tries of each way but kill -9")
-    parser.add_argument("--kills", type=int, default=3, help="tries of kill -9, up to (L+1) x HB = 10 s each")
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
-    arguments = parser.parse_args()
-    trio.run(main, arguments.times, arguments.kills, arguments.json)
