@@ -123,8 +123,8 @@ def line_with(pipe: IO[bytes], text: str) -> str:
 
 
 @contextmanager
-def start_broker(cwd: Path, limit: float = LIMIT) -> Iterator[tuple[Forked, str]]:
-    with start(cwd, "broker", "--bind", "tcp://127.0.0.1:*", "--json", limit=limit) as broker:
+def start_broker(cwd: Path, *options: str, limit: float = LIMIT) -> Iterator[tuple[Forked, str]]:
+    with start(cwd, "broker", "--bind", "tcp://127.0.0.1:*", "--json", *options, limit=limit) as broker:
         yield broker, json.loads(line_with(broker.stdout, "endpoints"))["endpoints"][0]
 
 
@@ -141,8 +141,10 @@ def start_worker(
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    with start_broker(folder, WHOLE) as (_, endpoint), start_worker(HERE, "cli_handlers", endpoint, WHOLE) as worker:
-        yield Cluster(endpoint, worker, folder)
+    # Some tests ask for what nobody offers; whatever is offered is there before anybody asks.
+    with start_broker(folder, "--set", "appear=0.1", limit=WHOLE) as (_, endpoint):
+        with start_worker(HERE, "cli_handlers", endpoint, WHOLE) as worker:
+            yield Cluster(endpoint, worker, folder)
 
 
 @pytest.fixture(scope="module", autouse=True)
