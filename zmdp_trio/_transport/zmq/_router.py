@@ -75,7 +75,11 @@ class RouterPort(ZmqPort):
         patience = options.silence + options.heartbeat - tick
         with self._watch:
             while True:
-                await trio.sleep(tick)
+                wanted = trio.current_time() + tick
+                await trio.sleep_until(wanted)
+                if trio.current_time() > wanted + options.heartbeat:
+                    # We were stopped, and sent no PINGs; or blocked, and took nothing.  Whoever lives answers by then.
+                    await trio.sleep(options.heartbeat)
                 due = self._looks.popleft()
                 self._looks.append([])
                 for number, (descriptor, peers) in enumerate(due, 1):
@@ -210,13 +214,8 @@ class RouterPort(ZmqPort):
         if peer not in self._peers:
             raise PeerGone(f"no peer {peer.hex()!r}")
         try:
-            if self._offer(peer, frames):
-                return True
+            return self._offer(peer, frames)
         except zmq.ZMQError as exc:
             if exc.errno == EHOSTUNREACH:
                 raise PeerGone(f"peer {peer.hex()!r} can't be reached") from None
             raise
-        if self._patience > self._retry:
-            # This is not from inside `ready`, and `run` would wait too long.
-            self._nudge()
-        return False
