@@ -104,12 +104,14 @@ async def test_who_was_stopped_himself_first_hears_who_lives(
     monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock
 ) -> None:
     """A process that is stopped sends no PINGs, and so nothing comes from peers that only answer them."""
-    silent_until = math.inf
-    looked = trio.Event()
+    looks: list[float] = []
+    stopped = 0.0
 
     def silence(descriptor: int) -> float:
-        looked.set()
-        return 9.0 if trio.current_time() < silent_until else 0.0
+        looks.append(trio.current_time())
+        if not stopped:
+            return 3.7  # it is looked at again at once
+        return 100.0 if trio.current_time() < stopped + 100.5 else 0.0
 
     monkeypatch.setattr("zmdp_trio._transport.zmq._router.silence", silence)
     cut: list[int] = []
@@ -132,9 +134,12 @@ async def test_who_was_stopped_himself_first_hears_who_lives(
             nursery.start_soon(bound.run, take)
             nursery.start_soon(peer.run, greet)
             await heard.wait()
-            silent_until = trio.current_time() + 100.5
+            while not looks:
+                mock_clock.jump(0.125)
+                await trio.testing.wait_all_tasks_blocked()
+            stopped = trio.current_time()
             mock_clock.jump(100)
-            while not looked.is_set():
+            while looks[-1] <= stopped:
                 await trio.testing.wait_all_tasks_blocked()
                 mock_clock.jump(0.125)
             nursery.cancel_scope.cancel()
