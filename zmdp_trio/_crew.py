@@ -108,6 +108,11 @@ class Hand(Generic[R]):
         return self.piece
 
     @property
+    def scopes(self) -> object:
+        """What stands for the cancel scopes and nurseries that the task is in: another one tells of another set."""
+        return self._task._cancel_status  # nothing public tells
+
+    @property
     def _tainted(self) -> bool:
         """Somebody has set a variable: the next piece must not see that."""
         try:

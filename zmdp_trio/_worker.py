@@ -205,7 +205,7 @@ class Worker:
         What came and what was sent is not kept beyond this, while there is nothing to do.
         """
         machine, served = self._machine, self._served
-        run = hand.piece
+        run, scopes = hand.piece, hand.scopes
         while run is not None:
             execution = run.execution
             request = execution.request
@@ -219,7 +219,8 @@ class Worker:
                 content, body = _payload.encode(await handler.run(payload, run))
                 if execution.state is RUNNING or not self._leaving:
                     machine.finish(execution, content, body)
-                if not run.end():
+                if not run.end() or hand.scopes is not scopes:
+                    # The latter where a handler has left a scope open: that is for Trio to say, and its own fault.
                     return False
             self._note_end()
             run = hand.take()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from zmdp_trio._transport import DIALLED, Connected, Lost, Options, Port, dial, listen
 from zmdp_trio._transport.zmq import _silence
@@ -96,3 +98,51 @@ async def test_a_port_cuts_off_whoever_has_gone_silent(monkeypatch: pytest.Monke
     assert lost == [heard[1]]
     for port in (bound, *peers):
         port.close()
+
+
+async def test_who_was_stopped_himself_first_hears_who_lives(
+    monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock
+) -> None:
+    """A process that is stopped sends no PINGs, and so nothing comes from peers that only answer them."""
+    looks: list[float] = []
+    stopped = 0.0
+
+    def silence(descriptor: int) -> float:
+        looks.append(trio.current_time())
+        if not stopped:
+            return 3.7  # it is looked at again at once
+        return 100.0 if trio.current_time() < stopped + 100.5 else 0.0
+
+    monkeypatch.setattr("zmdp_trio._transport.zmq._router.silence", silence)
+    cut: list[int] = []
+    monkeypatch.setattr("zmdp_trio._transport.zmq._router.cut", cut.append)
+    options = Options(heartbeat=1, misses=3)
+    bound = listen("tcp://127.0.0.1:*", options=options)
+    peer = dial(bound.endpoints[0], Options(heartbeat=math.inf))
+    heard = trio.Event()
+
+    def take() -> None:
+        if bound.receive():
+            heard.set()
+
+    def greet() -> None:
+        if any(isinstance(what, Connected) for _, what in peer.receive()):
+            peer.send(DIALLED, [b"hello"])
+
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bound.run, take)
+            nursery.start_soon(peer.run, greet)
+            await heard.wait()
+            while not looks:
+                mock_clock.jump(0.125)
+                await trio.testing.wait_all_tasks_blocked()
+            stopped = trio.current_time()
+            mock_clock.jump(100)
+            while looks[-1] <= stopped:
+                await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(0.125)
+            nursery.cancel_scope.cancel()
+    bound.close()
+    peer.close()
+    assert cut == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -249,3 +249,28 @@ async def test_values_that_can_not_be_compared_are_not_seen_either() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert seen == [True] * 9
         nursery.cancel_scope.cancel()
+
+
+async def test_a_scope_that_a_handler_leaves_open_is_not_the_next_ones(
+    autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    left: list[AsyncGenerator[int, None]] = []
+
+    async def hurried() -> AsyncGenerator[int, None]:
+        with trio.move_on_after(5):
+            yield 1
+
+    @service("leaves")
+    async def leaves() -> int:
+        left.append(hurried())
+        return await anext(left[0])
+
+    @service("sleeps")
+    async def sleeps(payload: float) -> float:
+        await trio.sleep(payload)
+        return payload
+
+    async with open_cluster(leaves, sleeps) as cluster:
+        assert await cluster.client.request("leaves") == 1
+        assert await cluster.client.request("sleeps", 10) == 10
+    assert "service 'leaves' failed after its final reply" in caplog.text

@@ -480,3 +480,30 @@ async def test_a_stream_with_a_key_goes_on_for_its_reader(autojump_clock: Any) -
         assert got == list(range(1_000))
         assert stream.final == 1_000
         assert s.worker.statistics().received == 1
+
+
+async def test_a_stream_that_was_let_far_ahead_goes_on_without_a_gap(autojump_clock: Any) -> None:
+    many = 30_000
+    read: list[int] = []
+
+    @service("rush")
+    async def rush() -> AsyncIterator[int]:
+        for number in range(many):
+            yield number
+
+    async with scene(rush) as s, trio.open_nursery() as nursery:
+
+        async def lose_what_is_under_way() -> None:
+            (connection,) = s.client._engine._connections.values()
+            current_network().hook = lambda _, target, __: (3,) if target is connection.port else (0,)
+            await trio.sleep(1)
+            current_network().hook = None
+            s.kill_broker()
+            await s.start_broker()
+
+        async with s.client.stream("rush") as stream:
+            async for number in stream:
+                read.append(number)
+                if number == many // 2:
+                    nursery.start_soon(lose_what_is_under_way)
+    assert read == list(range(many))

@@ -86,6 +86,8 @@ class Engine(ABC):
         #: Ended by `close` alone: what is cancelled around us has its last words to say.
         self._life = trio.CancelScope(shield=True)
         self._closed = False
+        #: What was raised where somebody else's task sent; `run` ends with it.
+        self._failure: Exception | None = None
         self._scope = trio.CancelScope()
 
     @abstractmethod
@@ -108,6 +110,8 @@ class Engine(ABC):
         """Do all there is to do now, and return."""
         if self._closed:
             return
+        if self._failure is not None:
+            raise self._failure
         self._roused = False
         if self._wakes:
             self._lonely = self._wakes == 1
@@ -133,8 +137,12 @@ class Engine(ABC):
         for link in blocked:
             link.schedule()
 
-    def _flush(self, now: float) -> bool:
-        """Send what is ready, and let the shell act on its having left; tell whether everybody could be reached."""
+    def _flush(self, now: float | None) -> bool:
+        """Send what is ready, and let the shell act on its having left; tell whether everybody could be reached.
+
+        Without `now`, whoever can't be reached is left to the next turn, as whoever has no room is: that first receives
+        what they have said, and no machine is changed beneath somebody who only wants to send.
+        """
         reached = True
         sent = False
         for link in self._machine.take_dirty():
@@ -143,9 +151,11 @@ class Engine(ABC):
                 try:
                     taken = self._send(link, frames)
                 except PeerGone:
-                    self._gone(link, now)
-                    reached = False
-                    break
+                    taken = False
+                    if now is not None:
+                        self._gone(link, now)
+                        reached = False
+                        break
                 if not taken:
                     self._blocked.append(link)
                     break
@@ -156,10 +166,7 @@ class Engine(ABC):
         return reached
 
     def wake(self) -> None:
-        """Have what the machine has to say sent: at once if it comes alone or there is much of it, else in a turn soon.
-
-        The machine, and whoever calls, must be ready for whatever `_gone` makes of a peer that can't be reached.
-        """
+        """Have what the machine has to say sent: at once if it is alone or there is much of it, else in a turn soon."""
         self._wakes += 1
         if self._wakes == 1 and self._lonely:
             self._send_now()
@@ -169,14 +176,20 @@ class Engine(ABC):
             self._rouse()
 
     def _send_now(self) -> None:
-        """Send what is ready, in the caller's task; leave the rest, and what has come meanwhile, to a turn."""
+        """Act, and send what is ready, in somebody else's task, which sees nothing of that; a turn does the rest."""
         if self._closed:
             return
         blocked = len(self._blocked)
-        if not self._flush(trio.current_time()) or len(self._blocked) > blocked or not self._settled():
-            self._rouse()
-        else:
+        try:
+            self._act()
+            self._flush(None)
+            done = len(self._blocked) == blocked and self._settled()
+        except Exception as error:
+            self._failure, done = error, False
+        if done:
             self._mind_deadline()
+        else:
+            self._rouse()
 
     def _rouse(self) -> None:
         """Have a turn taken soon."""

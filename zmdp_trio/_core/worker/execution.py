@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: this under way, which our clients never exceed by default, none is let go earlier.
 KEPT_MESSAGES: Final = 4_096
 KEPT_BYTES: Final = 4 * 2**20
+#: The part of what was granted by which a caller may have let its stream be ahead: our clients do so by no more.
+AHEAD: Final = 16
 
 
 class ExecutionState(enum.IntEnum):
@@ -171,13 +173,14 @@ class Execution:
             self._let_go_too_many(sent)
 
     def grant(self, messages: int, size: int) -> None:
-        """Add credit.  A caller grants anew what it has read of its first credit, so that much needs no keeping."""
+        """Add credit.  A caller grants anew what it has read, and lets a long stream be further ahead by and by."""
         self.messages += messages
         self.bytes += size
         self._granted += messages
         sent = self.sent
         if sent:
-            self._let_go(sent, min(self._granted - self.request.messages - self.first, len(sent)))
+            unread = max(self.request.messages, self._granted // AHEAD)
+            self._let_go(sent, min(self._granted - unread - self.first, len(sent)))
 
     def _let_go_too_many(self, sent: deque[c.Partial]) -> None:
         while len(sent) > KEPT_MESSAGES or (self.sent_bytes > KEPT_BYTES and len(sent) > 1):

@@ -166,6 +166,9 @@ class ZmqPort:
             send(first, DONTWAIT_MORE if rest else DONTWAIT)
         except zmq.Again:
             self._refused = True
+            if self._patience > self._retry:
+                # This is not from inside `ready`, and `run` would wait too long.
+                self._nudge()
             return False
         self._retry = FIRST_RETRY
         if rest:

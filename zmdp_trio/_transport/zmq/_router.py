@@ -76,7 +76,11 @@ class RouterPort(ZmqPort):
         patience = options.silence + options.heartbeat - interval
         with self._watch:
             while True:
-                await trio.sleep(interval)
+                wanted = trio.current_time() + interval
+                await trio.sleep_until(wanted)
+                if trio.current_time() > wanted + options.heartbeat:
+                    # We were stopped, and sent no PINGs; or blocked, and took nothing.  Whoever lives answers by then.
+                    await trio.sleep(options.heartbeat)
                 due = self._rounds.popleft()
                 self._rounds.append([])
                 for number, connection in enumerate(due, 1):
@@ -225,13 +229,8 @@ class RouterPort(ZmqPort):
         if peer not in self._peers:
             raise PeerGone(f"no peer {peer.hex()!r}")
         try:
-            if self._offer(peer, frames):
-                return True
+            return self._offer(peer, frames)
         except zmq.ZMQError as exc:
             if exc.errno == EHOSTUNREACH:
                 raise PeerGone(f"peer {peer.hex()!r} can't be reached") from None
             raise
-        if self._patience > self._retry:
-            # This is not from inside `ready`, and `run` would wait too long.
-            self._nudge()
-        return False
