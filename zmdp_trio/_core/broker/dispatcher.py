@@ -17,7 +17,8 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Ledger, Link, request_weight, weight
+from ..link import Ledger, Link
+from ..weights import request_weight, weight
 from .job import CANCELLING, DISPATCHED, INFINITE, JOB_BYTES, QUEUED, RUNNING, TRANSITIONS, Job, JobInput
 from .keys import Caller, KeyedClient, KeyTable
 from .placement import Placement, in_order

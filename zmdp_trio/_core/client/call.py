@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..._errors import InvalidArgument, MessageTooLarge
 from ..._wire import commands as c
-from ..link import headers_size
+from ..weights import headers_size
 
 if TYPE_CHECKING:
     from ..._errors import RequestError
