@@ -175,7 +175,8 @@ class Dispatcher(Placement):
         state = job.state
         if state is not CANCELLING:
             del job.client.requests[job.client_id]
-        job.state = TRANSITIONS[state][event]  # as `Job.step` does
+        # As `Job.step` and `_let_go` do: each request ends here, and this is two calls less.
+        job.state = TRANSITIONS[state][event]
         if job.request is None:
             self._ledger.bytes -= JOB_BYTES
         else:
