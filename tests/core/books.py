@@ -12,7 +12,7 @@ from zmdp_trio._core.broker.claims import Claim
 from zmdp_trio._core.broker.job import JOB_BYTES
 from zmdp_trio._core.broker.keys import CALLER_BYTES, Caller
 from zmdp_trio._core.broker.legacy import LegacyClient, LegacyPeer, LegacyWorker
-from zmdp_trio._core.link import COMMAND_BYTES, weight
+from zmdp_trio._core.weights import COMMAND_BYTES, weight
 from zmdp_trio._settings import Settings
 
 

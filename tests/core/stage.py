@@ -18,8 +18,9 @@ import msgspec
 from zmdp_trio._core.broker import BrokerMachine
 from zmdp_trio._core.client import Call, ClientMachine
 from zmdp_trio._core.dialler import Dialler
-from zmdp_trio._core.link import Link, weight
+from zmdp_trio._core.link import Link
 from zmdp_trio._core.uplink import Identity
+from zmdp_trio._core.weights import weight
 from zmdp_trio._core.worker import Execution, WorkerMachine
 from zmdp_trio._errors import ProtocolError
 from zmdp_trio._settings import Settings

@@ -10,7 +10,7 @@ from answers import LOST, OVERLOADED, counted, errors, final
 from stage import Stage, ask
 
 from zmdp_trio._core.broker import workers
-from zmdp_trio._core.link import COMMAND_BYTES, weight
+from zmdp_trio._core.weights import COMMAND_BYTES, weight
 from zmdp_trio._settings import MIB
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1

@@ -14,16 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from stage import outgoing
 
 from zmdp_trio._core import link as links
-from zmdp_trio._core.link import (
-    ACK_BATCHES,
-    ACK_BYTES,
-    COMMAND_BYTES,
-    WINDOW_BATCHES,
-    WINDOW_BYTES,
-    Link,
-    headers_size,
-    weight,
-)
+from zmdp_trio._core.link import ACK_BATCHES, ACK_BYTES, WINDOW_BATCHES, WINDOW_BYTES, Link
+from zmdp_trio._core.weights import COMMAND_BYTES, headers_size, weight
 from zmdp_trio._errors import ProtocolError
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1

@@ -6,37 +6,22 @@ that another was lost, and is asked for again.  When a connection is lost, the n
 side was, and the rest is sent anew.  So the machines above never hear of a lost, doubled, or reordered message, nor
 of a connection that broke and came back in time.
 
-A sender stops at `WINDOW` unacknowledged bytes or batches: that bounds what it keeps for a peer that does not read.
+A sender stops at `WINDOW_BATCHES` or `WINDOW_BYTES` without an acknowledgement: that bounds what it keeps for a peer
+that does not read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .._errors import ProtocolError
 from .._wire import zmdp1
-from .._wire.commands import (
-    MAX_AMOUNT,
-    Batch,
-    Claim,
-    Command,
-    Credit,
-    Error,
-    Final,
-    Goodbye,
-    Heartbeat,
-    Held,
-    Hello,
-    Holding,
-    Holdings,
-    Partial,
-    Request,
-    Welcome,
-)
+from .._wire.commands import MAX_AMOUNT, Batch, Command, Credit, Goodbye, Heartbeat, Held, Hello, Welcome
 from .._wire.frames import Frame, Frames
 from .._wire.zmdp1 import INLINE
+from .weights import COMMAND_BYTES, weight, weights
 
 #: Batches, and bytes, that may be unacknowledged; a batch that is larger than the window goes out alone.
 WINDOW_BATCHES = 256
@@ -46,8 +31,6 @@ ACK_BATCHES = 32
 ACK_BYTES = 2 * 2**20
 #: Commands that may be in a batch without a number.
 UNCOUNTED = frozenset((Hello, Welcome, Goodbye))
-#: What a command counts for in an outbox, beside its body: a rough upper bound for all but the rarest.
-COMMAND_BYTES = 64
 
 
 class Ledger:
@@ -261,8 +244,8 @@ class Link:
     def _put_half_back(self, commands: Sequence[Command]) -> tuple[Sequence[Command], int]:
         half = len(commands) // 2
         self.outbox = [*commands[half:], *self.outbox]
-        self.outbox_bytes += _weights(commands[half:])
-        return commands[:half], _weights(commands[:half])
+        self.outbox_bytes += weights(commands[half:])
+        return commands[:half], weights(commands[:half])
 
     @property
     def _window_full(self) -> bool:
@@ -417,45 +400,3 @@ class Link:
         self._large = False
         self._latest.clear()
         return dropped
-
-
-def weight(command: Command) -> int:
-    """Return the bytes of a command's variable parts, roughly: what `Link.put` takes as `size`."""
-    kind = type(command)
-    if kind is Partial or kind is Final:
-        return len(command.body)  # type: ignore[attr-defined]
-    if isinstance(command, Request):
-        return request_weight(command)
-    if isinstance(command, Error):
-        return len(command.code) + len(command.reason) + len(command.message) + len(command.details)
-    if isinstance(command, Claim):
-        return len(command.service) + len(command.key or "")
-    if isinstance(command, Holdings):
-        return sum(map(_holding_weight, command.holdings))
-    return 0
-
-
-def _holding_weight(holding: Holding) -> int:
-    return COMMAND_BYTES + len(holding.service) + len(holding.key or "") + len(holding.offered)
-
-
-def _weights(commands: Sequence[Command]) -> int:
-    """Return what these commands count for in an outbox."""
-    return sum(COMMAND_BYTES + weight(command) for command in commands)
-
-
-def request_weight(request: Request) -> int:
-    """Return the bytes of a REQUEST's body, service name, and headers."""
-    size = len(request.body) + len(request.service)  # type: ignore[arg-type]
-    if request.asked:
-        size += len(request.asked)
-    if request.headers:
-        size += headers_size(request.headers)
-    if request.key:
-        size += len(request.key)
-    return size
-
-
-def headers_size(headers: Mapping[str, str]) -> int:
-    """Return the bytes that headers count for: their names and values, in UTF-8."""
-    return sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())

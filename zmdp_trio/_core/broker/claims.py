@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..._wire import commands as c
-from ..link import request_weight
 from ..shared import Fingerprint, Origin
+from ..weights import request_weight
 
 if TYPE_CHECKING:
     from .session import Session

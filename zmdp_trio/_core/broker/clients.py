@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from ..._errors import InvalidArgument, ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
-from ..link import headers_size, request_weight, weight
 from ..shared import is_reserved
+from ..weights import headers_size, request_weight, weight
 from .claims import Claim
 from .directory import Directory
 from .job import JOB_BYTES, Job, deadline_of

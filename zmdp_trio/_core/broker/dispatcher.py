@@ -17,7 +17,8 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Ledger, Link, request_weight, weight
+from ..link import Ledger, Link
+from ..weights import request_weight, weight
 from .job import CANCELLING, DISPATCHED, INFINITE, JOB_BYTES, QUEUED, RUNNING, TRANSITIONS, Job, JobInput
 from .keys import Caller, KeyedClient, KeyTable
 from .placement import Placement, in_order
@@ -174,7 +175,8 @@ class Dispatcher(Placement):
         state = job.state
         if state is not CANCELLING:
             del job.client.requests[job.client_id]
-        job.state = TRANSITIONS[state][event]  # as `Job.step` does
+        # As `Job.step` and `_let_go` do: each request ends here, and this is two calls less.
+        job.state = TRANSITIONS[state][event]
         if job.request is None:
             self._ledger.bytes -= JOB_BYTES
         else:

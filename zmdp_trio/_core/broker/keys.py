@@ -16,9 +16,10 @@ import msgspec
 from ..._errors import Code, InvalidArgument, Overloaded
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Ledger, weight
+from ..link import Ledger
 from ..shared import Fingerprint, Origin, fingerprint, is_remembered
 from ..timers import Timers
+from ..weights import weight
 
 if TYPE_CHECKING:
     from .job import Job

@@ -18,8 +18,8 @@ from abc import abstractmethod
 from ..._errors import BrokerLost, DeadlineExceeded, InvalidArgument, ProtocolError, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import request_weight, weight
 from ..shared import MAX_HOLDINGS, Fingerprint, Origin, fingerprint, is_reserved
+from ..weights import request_weight, weight
 from .claims import AwaitedKey, Claim, Holding
 from .dispatcher import Dispatcher
 from .job import JOB_BYTES, Job, JobInput, deadline_of

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError, RequestError
 from ..._wire import commands as c
-from ..link import weight
 from ..shared import is_reserved
+from ..weights import weight
 from .dispatcher import Dispatcher
 from .job import REPLY, RUNNING, Job, JobInput
 from .keys import KeyedClient

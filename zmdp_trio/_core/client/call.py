@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..._errors import InvalidArgument, MessageTooLarge
 from ..._wire import commands as c
-from ..link import headers_size
+from ..weights import headers_size
 
 if TYPE_CHECKING:
     from ..._errors import RequestError
@@ -68,9 +68,21 @@ class Call:
     """One request of a client, from `start` to its outcome.
 
     Attributes:
+        deadline: what the handler is told; `enforced` is when the machine itself ends the call, infinite where the
+            caller's own scope does.
+        heard: when the last sign of life came, or the caller began to wait.
+        looked: when its caller last began to wait, or looked at its deadline.
         inbox: partial replies that came and were not yet taken.
         outcome: the final reply or the error; None until it is there.
+        granted: bytes of credit that the worker still has; below zero when it overdrew.
+        window: messages that may be on their way or unread.
+        low: bytes of credit and unread replies, at or below which more credit is granted.
+        unread: bytes in the inbox that count as unread.
+        handed: the oldest in the inbox counts as read already.
         claimed: the broker that it was sent to was restarted, and asked for it.
+        refused_by: brokers that did not run it, and said so.
+        hasty: it has waited long enough for brokers of which nothing is known yet.
+        waited_for: the caller waits for it now.
         waiter: belongs to the shell: whom to wake when there is news.
     """
 
@@ -105,12 +117,7 @@ class Call:
         "window",
     )
 
-    def __init__(
-        self,
-        request: c.Request,
-        explicit_deadline: float | None = None,
-        discards: bool = False,
-    ) -> None:
+    def __init__(self, request: c.Request, explicit_deadline: float | None = None, discards: bool = False) -> None:
         """Make a call; `request` without id, credit, and time left, which the machine fills in.
 
         Args:
@@ -123,38 +130,26 @@ class Call:
         self.id = 0
         self.uplink: Uplink | None = None
         self.deadline_is_callers = explicit_deadline is None
-        #: What the handler is told.
         self.deadline = _INF if explicit_deadline is None else explicit_deadline
-        #: When the machine itself ends the call; infinite where the caller's own scope does.
         self.enforced = self.deadline
         self.sent_deadline = _INF
         self.timeout = _INF if request.timeout is None else request.timeout
         self.discards = discards
         self.retries = request.retry
-        #: When the last sign of life came, or the caller began to wait.
         self.heard = 0.0
-        #: When its caller last began to wait, or looked at its deadline.
         self.looked = 0.0
         self.partials = 0
         self.inbox: deque[c.Partial] = _NOTHING if discards else deque()
         self.outcome: c.Final | RequestError | None = None
-        #: Bytes of credit that the worker still has; below zero when it overdrew.
         self.granted = 0
         self.granted_messages = 0
-        #: Messages that may be on their way or unread.
         self.window = 0
-        #: Bytes of credit and unread replies, at or below which more credit is granted.
         self.low = 0
-        #: Bytes in the inbox that count as unread.
         self.unread = 0
-        #: The oldest in the inbox counts as read already.
         self.handed = False
         self.claimed = False
-        #: Brokers that did not run it, and said so.
         self.refused_by = _NOBODY
-        #: It has waited long enough for brokers of which nothing is known yet.
         self.hasty = False
-        #: The caller waits for it now.
         self.waited_for = False
         self.waiter: Any = None
 

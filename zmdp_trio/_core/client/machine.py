@@ -22,9 +22,9 @@ from ..._settings import Settings
 from ..._wire import commands as c
 from ..._wire.frames import UNREADABLE
 from ..dialler import Dialler
-from ..link import request_weight, weight
 from ..protocol import ZMDP1, Protocol
 from ..uplink import Greeted, Identity, Uplink
+from ..weights import request_weight, weight
 from .call import AGAIN, END, ENDED, SEND, SENT, WAIT, WAITING, Call, check_request
 from .choice import PATIENCE, BrokerChoice
 from .credit import CreditBudget

@@ -12,9 +12,9 @@ from ..._errors import Code, MessageTooLarge, ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
-from ..link import weight
 from ..protocol import ZMDP1, Protocol
 from ..uplink import Greeted, Identity, Uplink
+from ..weights import weight
 from .counters import Counters
 from .execution import END, RUNNING, Execution, ExecutionInput
 from .leases import Leases

@@ -16,9 +16,9 @@ from ..._errors import BrokerLost, ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
-from ..link import weight
 from ..shared import MAX_HOLDINGS, Origin
 from ..uplink import UP, Greeted, Identity, Uplink
+from ..weights import weight
 from .execution import Execution, unread
 from .outcomes import Outcome, Outcomes
 

@@ -12,8 +12,8 @@ from ...._wire.frames import Frame, Frames
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies, options
-from ...link import COMMAND_BYTES
 from ...options import Options
+from ...weights import COMMAND_BYTES
 from .peer import Due, LegacyPeer
 
 #: Replies stop this many seconds, at most, before their client gives up: one that is on its way then would kill it.

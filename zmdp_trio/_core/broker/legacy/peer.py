@@ -17,8 +17,9 @@ from ...._wire import commands as c
 from ...._wire.frames import Frame, Frames
 from ...._wire.majordomo import Dialect, Route, detect, is_worker
 from ...._wire.majordomo import messages as m
-from ...link import COMMAND_BYTES, Ledger, Link
+from ...link import Ledger, Link
 from ...timers import NOW, Timers
+from ...weights import COMMAND_BYTES
 
 if TYPE_CHECKING:
     from ..session import Session

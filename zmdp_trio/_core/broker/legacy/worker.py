@@ -13,7 +13,7 @@ from ...._wire import commands as c
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies, options
-from ...link import COMMAND_BYTES, weight
+from ...weights import COMMAND_BYTES, weight
 from .peer import LegacyPeer
 
 #: Seconds that READY waits for what follows: a PIGATO worker beats at once, and says how much it takes; others don't.
