@@ -279,11 +279,13 @@ class System:
             requests, and the CPU in microseconds for each, in all processes, `cpu_us`, and by role: `client_us`,
             `broker_us`, `worker_us`.
         """
-        await self._ask(do, seconds=seconds / 2 if warm_up is None else warm_up, **order)
+        streams = do == "streams"
+        before_it, it = ({"go_on": True}, {"go_on": False}) if streams else ({}, {})
+        await self._ask(do, seconds=seconds / 2 if warm_up is None else warm_up, **order, **before_it)
         before = self._cpu()
-        figures = await self._ask(do, seconds=seconds, **order)
+        figures = await self._ask(do, seconds=seconds, **order, **it)
         spent = {role: 1e6 * (cpu - before[role]) / figures["count"] for role, cpu in self._cpu().items()}
-        if do == "streams":
+        if streams:
             figures["mib_per_second"] = figures["per_second"] * order["size"] / MIB
         if spent:
             figures["cpu_us"] = sum(spent.values())

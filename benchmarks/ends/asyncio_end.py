@@ -39,12 +39,18 @@ async def take_orders(asks: list[Ask], stream: Callable[[int], Stream] | None = 
         await asyncio.gather(*(tally.keep_asking(partial(ask, payload)) for ask in spread(in_flight, asks)))
         return tally.figures()
 
-    async def streams(seconds: float, size: int) -> Figures:
-        assert stream is not None
+    chunks: Stream | None = None
+
+    async def streams(seconds: float, size: int, go_on: bool) -> Figures:
+        nonlocal chunks
+        if chunks is None:
+            assert stream is not None
+            chunks = stream(size)
         tally = Tally(seconds)
-        chunks = stream(size)
         await tally.read(chunks)
-        chunks.cancel()
+        if not go_on:
+            chunks.cancel()
+            chunks = None
         return tally.figures()
 
     await obey(lambda: asyncio.to_thread(sys.stdin.readline), {"requests": requests, "streams": streams})

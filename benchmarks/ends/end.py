@@ -7,7 +7,7 @@ connects to; a client obeys orders, which come as lines of JSON, and answers eac
 ends with its input.
 
 Loads are closed: so many requests are in flight, and each that is answered makes room for the next.  A stream has no
-end of its own: it is read for as long as the load lasts, and then left.
+end of its own: it is read for as long as the load lasts, and then left, unless the next load is to `go_on` with it.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def be_client(options: dict[str, Any]) -> None:
         clients[0].send("chunks", b"%d" % size)
         yield from clients[0].recv_all()
 
-    def streams(seconds: float, size: int) -> Figures:
+    def streams(seconds: float, size: int, go_on: bool) -> Figures:
         tally = Tally(seconds)
         tally.read_to_the_end(lambda: stream(size))
         return tally.figures()

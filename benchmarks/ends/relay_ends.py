@@ -112,7 +112,7 @@ def be_client(options: dict[str, Any]) -> None:
         while True:
             yield recv(copy=False) if lent else recv()
 
-    def streams(seconds: float, size: int) -> Figures:
+    def streams(seconds: float, size: int, go_on: bool) -> Figures:
         assert size == options["size"]
         tally = Tally(seconds)
         tally.read_and_block(chunks())

@@ -59,7 +59,7 @@ def be_client(options: dict[str, Any]) -> None:
         gevent.joinall(askers, raise_error=True)
         return tally.figures()
 
-    def streams(seconds: float, size: int) -> Figures:
+    def streams(seconds: float, size: int, go_on: bool) -> Figures:
         tally = Tally(seconds)
         tally.read_to_the_end(lambda: clients[0].chunks(size))
         return tally.figures()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -79,10 +79,18 @@ async def take_orders(clients: list[Client]) -> None:
                 nursery.start_soon(tally.keep_asking, partial(client.request, "echo", payload))
         return tally.figures()
 
-    async def streams(seconds: float, size: int) -> Figures:
+    kept = AsyncExitStack()
+    chunks: AsyncIterable[Any] | None = None
+
+    async def streams(seconds: float, size: int, go_on: bool) -> Figures:
+        nonlocal chunks
+        if chunks is None:
+            chunks = await kept.enter_async_context(clients[0].stream("chunks", size))
         tally = Tally(seconds)
-        async with clients[0].stream("chunks", size) as stream:
-            await tally.read(stream)
+        await tally.read(chunks)
+        if not go_on:
+            chunks = None
+            await kept.aclose()
         return tally.figures()
 
     await obey(
