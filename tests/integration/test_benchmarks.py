@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent.parent
 OURS = "zmdp-trio"
 PEERS = ("nats-py", "grpc.aio", "zerorpc", "PIGATO", "majortomo", "zmq_proxy", "zmdp-trio, inproc")
 CASES = ("requests-100", "stream-16")
+#: Its broker drops partial replies when a queue of ZeroMQ's is full, now and then: that is told, and no figure.
+DROPS = "majortomo"
 
 
 # ---- the run
@@ -52,6 +54,9 @@ def test_a_peer_is_measured(report: dict[str, Any], peer: str) -> None:
         figures = turn["figures"].get(peer)
         if figures is None:
             assert name == "stream-16"
+            continue
+        if peer == DROPS and name == "stream-16" and "error" in figures:
+            assert "a stream of" in figures["error"]
             continue
         assert "error" not in figures, figures
         assert figures["count"] > 0

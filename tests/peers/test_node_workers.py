@@ -83,7 +83,8 @@ async def test_one_that_offers_what_it_may_not_comes_no_faster_than_the_broker_b
     with trio.fail_after(PATIENCE):
         for _ in range(5):
             await worker.news("connect")
-    assert 5 <= broker.statistics().protocol_errors <= (trio.current_time() - started) / HEARTBEAT + 2
+    # The last connection need not have brought its offer by now.
+    assert 4 <= broker.statistics().protocol_errors <= (trio.current_time() - started) / HEARTBEAT + 2
 
 
 async def test_reject(stage: Stage, broker: Broker, client: Client) -> None:
