@@ -1,4 +1,4 @@
-"""What a broker and its workers must see alike: origins, keys, outcomes, and how much is told after a restart."""
+"""What peers must see alike: origins, keys, outcomes, how far a stream is ahead, how much is told after a restart."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from .._wire import commands as c
 
 #: Requests of the last broker that one worker may tell of.
 MAX_HOLDINGS: Final = 65_536
+#: A long stream may be ahead of its reader by this part of what was read: its client grants it so much, and its worker
+#: keeps as much for the case that the broker is lost.
+AHEAD: Final = 16
 #: `caller` and `call` of a REQUEST: what a request is called whichever broker it came by.
 Origin: TypeAlias = tuple[bytes, int]
 #: Content type, length, and CRC-32.

@@ -13,6 +13,7 @@ from typing import Final
 from ..._errors import ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
+from ..shared import AHEAD
 from .call import Call
 
 #: A stream is granted this part of what is left, at most.
@@ -20,10 +21,6 @@ SHARE: Final = 16
 #: A stream whose credit a message has used up is granted more by this part of it.  So another message that is as large
 #: leaves some for the next, which is on its way while the reader has the first: 1 MiB each came by 15 % faster for it.
 SPARE: Final = 1024
-#: A stream may be ahead of its reader by this part of what was read, if that is more than each has.  64 messages are
-#: used up in a fraction of the time that it takes to have more of them: one stream of 16 bytes each came at 75,000 a
-#: second, and with 1,024 at 270,000.
-AHEAD: Final = 16
 
 
 class CreditBudget:
@@ -102,6 +99,8 @@ class CreditBudget:
         """Return more credit for a call."""
         read = call.partials - len(call.inbox) + call.handed
         if not call.discards:
+            # 64 messages are used up in a fraction of the time that it takes to have more: one stream of 16 bytes each
+            # came at 75,000 a second, and with 1,024 at 270,000.
             call.window = max(self._messages, min(read // AHEAD, self._most_messages))
         messages = max(call.window + read - call.partials - call.granted_messages, 0)
         spare = self._spare if call.granted <= self._spare else 0

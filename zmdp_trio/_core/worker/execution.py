@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ..._wire import commands as c
-from ..shared import Fingerprint, Origin, fingerprint
+from ..shared import AHEAD, Fingerprint, Origin, fingerprint
 
 if TYPE_CHECKING:
     from ..uplink import Uplink
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 #: this under way, which our clients never exceed by default, none is let go earlier.
 KEPT_MESSAGES: Final = 4_096
 KEPT_BYTES: Final = 4 * 2**20
-#: The part of what was granted by which a caller may have let its stream be ahead: our clients do so by no more.
-AHEAD: Final = 16
 
 
 class ExecutionState(enum.IntEnum):
