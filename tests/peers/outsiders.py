@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,6 +187,12 @@ class Peer:
             line = await self._get(self._news, f"{event} {fields or ''}")
             if line["event"] == event and fields.items() <= line.items():
                 return line
+
+    async def greeted(self, services: Iterable[str]) -> None:
+        """Wait until a broker has greeted each of these services' workers, in whichever order."""
+        missing = set(services)
+        while missing:
+            missing.discard((await self.news("connect"))["service"])
 
     def news_so_far(self, event: str) -> list[dict[str, Any]]:
         """Take all events that have come, and return those of this name."""

@@ -47,9 +47,7 @@ async def client(broker: Broker) -> AsyncIterator[Client]:
 async def start(stage: Stage, broker: Broker, services: dict[str, str], **options: Any) -> Peer:
     """Start PIGATO workers, and wait until the broker has greeted each."""
     worker = await stage.worker("PIGATO", broker.endpoints[0], services, **BEAT | options)
-    waited_for = set(services)
-    while waited_for:
-        waited_for.discard((await worker.news("connect"))["service"])
+    await worker.greeted(services)
     return worker
 
 

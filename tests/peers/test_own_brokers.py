@@ -10,8 +10,7 @@ async def test_pigato(stage: Stage) -> None:
     kinds = ("echo", "count", "fail", "nap")
     worker = await stage.worker("PIGATO", endpoint, {kind: kind for kind in kinds})
     client = await stage.client("PIGATO", endpoint, heartbeat=200)
-    for kind in kinds:
-        await worker.news("connect", service=kind)
+    await worker.greeted(kinds)
     assert await client.ask("echo", {"a": [1, None, "ä"]}) == Outcome(final={"a": [1, None, "ä"]})
     assert await client.ask("count", 3) == Outcome([0, 1, 2], 3)
     assert await client.ask("fail", {"short": "stout"}) == Outcome(error={"short": "stout"})
