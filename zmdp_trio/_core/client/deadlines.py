@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..._errors import BrokerLost, DeadlineExceeded, RequestError
+from ..._errors import BrokerLost, DeadlineExceeded
 from ..._wire import commands as c
 from ..uplink import Uplink
 from .call import INF, SENT, WAITING, Call
@@ -91,12 +91,6 @@ class Deadlines(Placement):
         else:
             self._watch(call, now)
             self._news.append(call)
-
-    def _give_up(self, call: Call, error: RequestError) -> None:
-        if call.state is SENT:
-            assert call.uplink is not None
-            call.uplink.link.put(c.Cancel(call.id))
-        self._end(call, error)
 
     def _why_down(self) -> str:
         reasons = [f"{uplink.endpoint}: {uplink.reason or 'no answer'}" for uplink in self.uplinks.values()]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..._errors import RequestError
+from ..._errors import RequestCancelled, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
 from ..protocol import ZMDP1, Protocol
 from ..uplink import Identity, Uplink
-from .call import SENT, Call, check_request
+from .call import ENDED, SENT, Call, check_request
 from .deadlines import Deadlines
 from .recovery import Recovery
 
@@ -72,18 +72,18 @@ class ClientMachine(Recovery, Deadlines):
 
     def cancel(self, call: Call) -> None:
         """The caller has left: whatever its state, nothing of the call remains here."""
-        if call.state is SENT:
-            assert call.uplink is not None
-            call.uplink.link.put(c.Cancel(call.id))
-        self._forget(call)
+        self._call_off(call)
+        if call.state is not ENDED:
+            if call.outcome is None:
+                call.outcome = RequestCancelled("the request was left", service=call.request.service)
+            self._retire(call)
+        self.credit.forget(call)
+        call.inbox.clear()
 
     def fail_all(self, error: RequestError) -> None:
         """End every call with an error, and tell the brokers."""
         for call in self.calls():
-            if call.state is SENT:
-                assert call.uplink is not None
-                call.uplink.link.put(c.Cancel(call.id))
-            self._end(call, error)
+            self._give_up(call, error)
 
     def goodbye(self) -> None:
         """Take leave of every broker."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from ..._errors import InvalidArgument, RequestCancelled, RequestError
+from ..._errors import InvalidArgument, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
 from ..dialler import Dialler
 from ..protocol import Protocol
 from ..uplink import Identity, Uplink
 from ..weights import request_weight
-from .call import AGAIN, END, ENDED, INF, SEND, WAIT, WAITING, Call, check_request
+from .call import AGAIN, END, INF, SEND, SENT, WAIT, WAITING, Call, check_request
 from .choice import PATIENCE, BrokerChoice
 from .credit import CreditBudget
 
@@ -123,19 +123,22 @@ class Placement(Dialler):
 
     # ---- the end
 
+    def _call_off(self, call: Call) -> None:
+        """Tell its broker, if it has one, that nobody waits for a call any more."""
+        if call.state is SENT:
+            assert call.uplink is not None
+            call.uplink.link.put(c.Cancel(call.id))
+
+    def _give_up(self, call: Call, error: RequestError) -> None:
+        """End a call that may run yet."""
+        self._call_off(call)
+        self._end(call, error)
+
     def _end(self, call: Call, outcome: c.Final | RequestError) -> None:
         call.outcome = outcome
         self._retire(call)
         if call.waiter is not None:
             self._news.append(call)
-
-    def _forget(self, call: Call) -> None:
-        if call.state is not ENDED:
-            if call.outcome is None:
-                call.outcome = RequestCancelled("the request was left", service=call.request.service)
-            self._retire(call)
-        self.credit.forget(call)
-        call.inbox.clear()
 
     def _retire(self, call: Call) -> None:
         """Take the call out of every table; the inbox may still be read."""
