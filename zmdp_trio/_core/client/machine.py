@@ -74,8 +74,7 @@ class ClientMachine(Recovery, Deadlines):
         """The caller has left: whatever its state, nothing of the call remains here."""
         self._call_off(call)
         if call.state is not ENDED:
-            if call.outcome is None:
-                call.outcome = RequestCancelled("the request was left", service=call.request.service)
+            call.outcome = RequestCancelled("the request was left", service=call.request.service)
             self._retire(call)
         self.credit.forget(call)
         call.inbox.clear()
