@@ -84,11 +84,6 @@ class ClientMachine(Recovery, Deadlines):
         for call in self.calls():
             self._give_up(call, error)
 
-    def goodbye(self) -> None:
-        """Take leave of every broker."""
-        for uplink in self.uplinks.values():
-            uplink.goodbye()
-
     def take_news(self) -> list[Call]:
         """Return the calls with news, and forget them."""
         news, self._news = self._news, []
@@ -145,16 +140,10 @@ class ClientMachine(Recovery, Deadlines):
         uplink.draining = True
         uplink.link.put(c.Drained())
 
-    def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
-        """A BATCH was the link's; a WELCOME came twice, as its HELLO did."""
-
-    _handlers: ClassVar[dict[type[c.Command], Any]] = {
-        c.Batch: _ignore,
-        c.Welcome: _ignore,
+    _handlers: ClassVar[dict[type[c.Command], Any]] = Dialler._handlers | {
         c.Partial: _on_partial,
         c.Final: _on_final,
         c.Error: Recovery._on_error,
         c.Heartbeat: _on_heartbeat,
         c.Drain: _on_drain,
-        c.Goodbye: Dialler._on_goodbye,
     }

@@ -87,11 +87,6 @@ class WorkerMachine(Requests):
                 counted[execution.request.service].cancelling += 1
         return {**counted, "": attrs.evolve(self._unknown)}
 
-    def goodbye(self) -> None:
-        """Take leave of every broker."""
-        for uplink in self.uplinks.values():
-            uplink.goodbye()
-
     # ---- what handlers say
 
     def heartbeat(self, execution: Execution) -> None:
@@ -182,22 +177,16 @@ class WorkerMachine(Requests):
             # It ran beside a lease that had been taken back, or the slot is idle now while another broker wants one.
             self._share_out()
 
-    # ---- receiving
+    # ---- what brokers say
 
-    def _ignore(self, uplink: Uplink, command: c.Command, now: float) -> None:
-        """A BATCH was the link's; a WELCOME came twice, as its HELLO did; a DRAIN is followed by a GOODBYE."""
-
-    _handlers: ClassVar[dict[type[c.Command], Any]] = {
-        c.Batch: _ignore,
-        c.Welcome: _ignore,
+    _handlers: ClassVar[dict[type[c.Command], Any]] = Dialler._handlers | {
         c.Request: Requests._on_request,
         c.Cancel: Requests._on_cancel,
         c.Credit: Requests._on_credit,
         c.Heartbeat: Requests._on_heartbeat,
         c.Slots: Sharing._on_slots,
         c.Wanted: Sharing._on_wanted,
-        c.Drain: _ignore,
+        c.Drain: Dialler._ignore,  # it is followed by a GOODBYE
         c.Drained: Sessions._on_drained,
         c.Resume: Recovery._on_resume,
-        c.Goodbye: Dialler._on_goodbye,
     }
