@@ -77,6 +77,10 @@ class WorkerMachine(Requests):
         for execution in (*self._held[uplink].values(), *self._unclaimed[uplink].executions.values()):
             self._tell(WorkerEvent.CREDIT, execution)
 
+    def _on_removed(self, uplink: Uplink) -> None:
+        super()._on_removed(uplink)
+        self._choked.pop(uplink, None)
+
     def counters(self) -> dict[str, Counters]:
         """Return what became of the requests for each service; under "", of those for others."""
         counted = {name: attrs.evolve(counters) for name, counters in self._counters.items()}
