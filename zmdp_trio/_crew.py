@@ -14,6 +14,7 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -45,6 +46,8 @@ class Crew(Generic[R]):
         self.queue: Final[deque[R]] = deque()
         #: In the order in which they fell idle: the latest is the first to go on, as its memory is still warm.
         self.idle: Final[list[trio.lowlevel.Task]] = []
+        #: What each of the tasks is here.
+        self.hands: Final[WeakKeyDictionary[trio.lowlevel.Task, Hand[R]]] = WeakKeyDictionary()
         self._nursery = nursery
         self._work = work
         self._engine = engine
@@ -123,6 +126,7 @@ class Hand(Generic[R]):
         self._crew = crew
         self._task = trio.lowlevel.current_task()
         self._context = self._task.context
+        crew.hands[self._task] = self
         crew.come()
 
     def take(self) -> R | None:

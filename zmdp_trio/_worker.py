@@ -279,9 +279,8 @@ class Worker:
         return self._callers
 
     def _name_handler(self, task: trio.lowlevel.Task) -> str | None:
-        """Name the handler that runs in a task, for the watchdog: nothing need be noted of it beforehand."""
-        frame = task.coro.cr_frame if task.parent_nursery is self._handlers else None
-        hand = frame.f_locals.get("hand") if frame is not None else None
+        """Name the handler that runs in a task, for the watchdog."""
+        hand = self._crew.hands.get(task)
         if hand is None or hand.piece is None:
             return None
         return self._describe(hand.piece.execution)

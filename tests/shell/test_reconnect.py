@@ -64,6 +64,7 @@ async def test_they_survive_a_broker_that_was_killed(autojump_clock: Any) -> Non
         broker = await nursery.start(broker_at, ENDPOINT)
         await serves(client, 1)
         current_network().kill(ENDPOINT)
+        await trio.testing.wait_all_tasks_blocked()  # then they know: what is sent before that may be lost with it
         await nursery.start(broker_at, ENDPOINT)
         await serves(client, 2)
         broker.cancel()
