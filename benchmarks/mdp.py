@@ -117,7 +117,7 @@ CASES = [
         title="CPU per request in the middle, 100 in flight: of one client here, of a hundred at zmq_proxy",
         subjects={OURS: middle(OURS, 1), "zmq_proxy": through(proxy_main, "plain")},
         figure="broker_us",
-        note="Over ZMDP/1, pipelined, beside zmq_proxy between a hundred clients in C with a request each and a hundred "
+        note="Over ZMDP/1, pipelined, beside zmq_proxy between a hundred clients in C with a request each and as many "
         "workers in C, where libzmq has nothing to batch. The next two cases have the same load at both.",
         targets=(Target("zmq_proxy", at_most=0.5),),
         beyond=2.0,
