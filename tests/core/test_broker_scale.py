@@ -80,7 +80,7 @@ def test_a_session_that_ends_while_others_are_seen_to_is_passed_over(calls: Coun
 def test_deadlines_that_come_together_are_met_some_at_a_time(calls: Counter[str]) -> None:
     stage = Stage(**ROOM)
     worker, client = stage.worker("echo"), stage.client()
-    number = 2 * machines.DUE + 10
+    number = 2 * machines.DEADLINES + 10
     client.send(ask(1), *(ask(id, left=2.0) for id in range(2, number + 2)))
     stage.now = 2.0
     expired = []
@@ -88,7 +88,7 @@ def test_deadlines_that_come_together_are_met_some_at_a_time(calls: Counter[str]
         before = calls["_expire"]
         stage.broker.handle_timer(now=stage.now)
         expired.append(calls["_expire"] - before)
-    assert expired == [machines.DUE, machines.DUE, 10]
+    assert expired == [machines.DEADLINES, machines.DEADLINES, 10]
     stage.flush()
     assert errors(client) == [(id, *EXPIRED) for id in range(2, number + 2)]
     assert len(worker.take()) == 1

@@ -25,7 +25,7 @@ from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
 from .directory import Directory
 from .job import Job
-from .legacy import Due, LegacyPeer
+from .legacy import Finder, LegacyPeer
 from .legacy.arrivals import LegacyArrivals, is_ours, text_of
 from .recovery import Recovery
 from .service import Service
@@ -38,7 +38,7 @@ MAX_SHUNNED = 10_000
 MAX_DROPPED: Final = 1_000
 #: Sessions that are seen to, and deadlines that are met, before requests get their turn: half a millisecond's work.
 BEATS: Final = 256
-DUE: Final = 256
+DEADLINES: Final = 256
 
 
 class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
@@ -139,8 +139,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._timers.now = self._keys.now = now
         if now >= self._next_beat:
             self._beat(now)
-        for key in islice(self._timers.pop_due(now), DUE):
-            if isinstance(key, Due):
+        for key in islice(self._timers.pop_due(now), DEADLINES):
+            if isinstance(key, Finder):
                 self._obey(key, now)
             elif isinstance(key, Job):
                 self._on_job_timer(key, now)

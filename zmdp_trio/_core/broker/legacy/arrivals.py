@@ -20,7 +20,7 @@ from ...._wire.frames import Frame
 from ...._wire.majordomo import detect, is_worker
 from ..dispatcher import Dispatcher
 from ..session import Session
-from . import Due, LegacyClient, LegacyPeer, LegacyWorker, NotReady
+from . import Finder, LegacyClient, LegacyPeer, LegacyWorker, NotReady
 
 #: What our own messages begin with, whatever the version behind it.
 _OURS: Final = zmdp1.MAGIC[:-1]
@@ -139,11 +139,11 @@ class LegacyArrivals(Dispatcher):
     def _what_is_spoken(self) -> str:
         return f"this broker is set to speak {', '.join(sorted(self.protocols or ()))} alone"
 
-    def _obey(self, due: Due, now: float) -> None:
+    def _obey(self, finder: Finder, now: float) -> None:
         """Do what a peer's own link has found out, as though the peer had said so."""
-        session = due.session
+        session = finder.session
         try:
-            for command in due.due(now):
+            for command in finder.due(now):
                 session.handlers[type(command)](self, session, command, now)
         except ProtocolError as error:
             self._dismiss_legacy(session, str(error), now)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ..session import Session
 
 
-class Due(ABC):
-    """What may stand among the machine's timers and, when its time has come, has commands for the machine."""
+class Finder(ABC):
+    """What may stand among the machine's timers and, when its time has come, has found out commands for the machine."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ class Due(ABC):
         """Return commands, as though the peer had sent them."""
 
 
-class LegacyPeer(Due):
+class LegacyPeer(Finder):
     """The two directions of a session with a peer that speaks an older dialect."""
 
     #: What each message that comes stands for, as commands.  These raise ProtocolError for what is not to be expected.
