@@ -17,13 +17,13 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Ledger, Link
+from ..link import Ledger
 from ..weights import request_weight, weight
 from .job import CANCELLING, DISPATCHED, INFINITE, JOB_BYTES, QUEUED, RUNNING, TRANSITIONS, Job, JobInput
 from .keys import Caller, KeyedClient, KeyTable
 from .placement import Placement, in_order
 from .service import Offer, Service
-from .session import Session
+from .session import Session, SessionLink
 
 
 class Dispatcher(Placement):
@@ -35,7 +35,8 @@ class Dispatcher(Placement):
         #: Requests, and what waits for clients.
         self._ledger = Ledger()
         self._keys = KeyTable(settings, self._ledger)
-        self._dirty: list[Link] = []
+        #: Links that have something to send.
+        self._dirty: list[SessionLink] = []
         self._next_job = 0
         #: Until when peers may come back that were with the broker before this one; there may have been none.
         self._recovery_ends = -math.inf

@@ -29,7 +29,7 @@ from .legacy import Finder, LegacyPeer
 from .legacy.arrivals import LegacyArrivals, is_ours, text_of
 from .recovery import Recovery
 from .service import Service
-from .session import Session
+from .session import Session, SessionLink
 from .workers import WORKER_COMMANDS, WorkerCommands
 
 #: Peers that were told that they are not welcome, or are gone, and are ignored from then on.
@@ -66,8 +66,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._peers: dict[bytes, Session] = {}
         self._sessions: dict[Any, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()
-        self._farewells: dict[bytes, LegacyPeer] = {}
-        self._refused: dict[bytes, LegacyPeer] = {}
+        self._farewells: dict[bytes, SessionLink] = {}
+        self._refused: dict[bytes, SessionLink] = {}
         self._next_beat = math.inf
         #: Sessions that the beat which is due has not come to, the next one last.
         self._to_beat: list[Session] = []
@@ -103,7 +103,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
                     return
         except ProtocolError as error:
             if isinstance(session.link, LegacyPeer):
-                self._blame_legacy(session, frames, error, now)
+                self._blame_legacy(session, session.link, frames, error, now)
             else:
                 self._drop(session, str(error), now)
         if not session.is_worker and session.link.outbox_bytes > 2 * self.settings.outbox:
@@ -164,7 +164,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         beat, timer = self._next_beat, self._timers.deadline
         return beat if beat < timer else timer
 
-    def take_dirty(self) -> list[Link]:
+    def take_dirty(self) -> list[SessionLink]:
         """Return the links that have something to send, and forget them."""
         dirty = self._dirty[:]
         self._dirty.clear()
@@ -278,7 +278,6 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
             heartbeat=self.settings.heartbeat,
             features=[],
         )
-        assert isinstance(session.link, Link)
         session.link.put_uncounted(welcome, received=session.link.received)
 
     def _has_room(self) -> bool:

@@ -19,7 +19,7 @@ from ...._wire import zmdp1
 from ...._wire.frames import Frame
 from ...._wire.majordomo import detect, is_worker
 from ..dispatcher import Dispatcher
-from ..session import Session
+from ..session import Session, SessionLink
 from . import Finder, LegacyClient, LegacyPeer, LegacyWorker, NotReady
 
 #: What our own messages begin with, whatever the version behind it.
@@ -39,9 +39,9 @@ class LegacyArrivals(Dispatcher):
     _peers: dict[bytes, Session]
     _sessions: dict[Any, Session]
     #: What was last said to workers that were dismissed, by peer, while it may not have left.
-    _farewells: dict[bytes, LegacyPeer]
+    _farewells: dict[bytes, SessionLink]
     #: Workers whose offers were refused, by peer: they are told at the next beat, and ignored until then.
-    _refused: dict[bytes, LegacyPeer]
+    _refused: dict[bytes, SessionLink]
 
     @abstractmethod
     def receive(self, peer: bytes, frames: Sequence[Frame], *, now: float) -> None:
@@ -92,7 +92,7 @@ class LegacyArrivals(Dispatcher):
             return
         self._timers.cancel(session)
         self._peers[peer] = self._sessions[session.id] = session
-        _link(session).open(peer)
+        session.link.open(peer, 0)
         session.heard = now
         self._expect_beats(now)
         self.receive(peer, frames, now=now)
@@ -100,7 +100,7 @@ class LegacyArrivals(Dispatcher):
     def _recall(self, peer: bytes, frames: Sequence[Frame], now: float) -> Session | None:
         """Return the session of a peer that was away, and has the name that it had."""
         session = self._sessions.get(_id(peer))
-        if session is not None and _link(session).disowns(frames):
+        if session is not None and isinstance(session.link, LegacyPeer) and session.link.disowns(frames):
             self._end_session(session, now)
             return None
         return session
@@ -122,7 +122,6 @@ class LegacyArrivals(Dispatcher):
         link: LegacyPeer = (LegacyWorker if worker else LegacyClient)(
             peer, dialects, self._dirty, self._timers, self.settings, self._ledger
         )
-        queues = isinstance(link, LegacyClient) and link.queues
         session = link.session = Session(
             _id(peer),
             _name(peer, dialects[0].name),
@@ -131,7 +130,7 @@ class LegacyArrivals(Dispatcher):
             self._handlers(is_worker=worker),
             is_worker=worker,
             digest=_NOBODY,
-            appear=self.settings.legacy_wait if queues else math.inf,
+            appear=self.settings.legacy_wait if link.queues else math.inf,
         )
         return session
 
@@ -148,58 +147,53 @@ class LegacyArrivals(Dispatcher):
         except ProtocolError as error:
             self._dismiss_legacy(session, str(error), now)
 
-    def _blame_legacy(self, session: Session, frames: Sequence[Frame], error: ProtocolError, now: float) -> None:
+    def _blame_legacy(
+        self, session: Session, link: LegacyPeer, frames: Sequence[Frame], error: ProtocolError, now: float
+    ) -> None:
         """A message was malformed, or not to be expected, or is another peer's who uses the same connection."""
-        peer = session.link.peer
-        if self._is_anothers(session, frames):
+        peer = link.peer
+        if _is_anothers(link, frames):
             self._end_session(session, now)
             self._receive_greeting(peer, frames, now)
         elif isinstance(error, NotReady):
             # Nobody's mistake, and nothing for a log: after a restart of the broker, each of its workers comes so.
             self._end_session(session, now)
-            self._bid_farewell(peer, _link(session))
+            self._bid_farewell(peer, link)
         elif session.is_worker:
             self._dismiss_legacy(session, str(error), now)
         else:
             self.protocol_errors += 1
             self._note_dropped(peer, session, str(error), what="a message of ")
 
-    def _is_anothers(self, session: Session, frames: Sequence[Frame]) -> bool:
-        if is_ours(frames):
-            return True
-        try:
-            return _link(session).disowns(frames)
-        except ProtocolError:
-            return False
-
     def _dismiss_legacy(self, session: Session, reason: str, now: float) -> None:
-        """Forget a peer that made a mistake, and tell it, where its dialect has a word for that."""
+        """Forget a peer that made a mistake; a worker is told."""
         self.protocol_errors += 1
         self._part(session, reason, now)
 
     def _part(self, session: Session, reason: str, now: float) -> None:
-        link = _link(session)
+        link = session.link
         peer = link.peer
-        refused = session.is_worker and not session.offers
+        refused = not session.offers
         self._end_session(session, now)
         if peer is None:
             return
         self._note_dropped(peer, session, reason)
+        if not session.is_worker:
+            return  # no dialect has a word for that
         if refused:
             self._refused[peer] = link
             self._expect_beats(now)
         else:
             self._bid_farewell(peer, link)
 
-    def _bid_farewell(self, peer: bytes, link: LegacyPeer) -> None:
-        """Say the last word to a peer that is forgotten, if its dialect has one."""
-        farewell = link.farewell()
+    def _bid_farewell(self, peer: bytes, link: SessionLink) -> None:
+        """Say the last word to a worker that is forgotten."""
         last = self._farewells.get(peer)
         # One that does not read, and makes one mistake after the other, is told once.
-        if farewell is not None and (last is None or last.flushed):
+        if last is None or last.flushed:
             self._farewells[peer] = link
-            link.open(peer)
-            link.say(farewell)
+            link.open(peer, 0)
+            link.put(c.Goodbye())
 
     def _forget_farewell(self, peer: bytes) -> None:
         """A connection is gone: what was not said over it is not for one who comes back under the same name."""
@@ -231,9 +225,14 @@ def is_ours(frames: Sequence[Frame]) -> bool:
     return not frames or bytes(memoryview(frames[0])[: len(_OURS)]) == _OURS
 
 
-def _link(session: Session) -> LegacyPeer:
-    assert isinstance(session.link, LegacyPeer)
-    return session.link
+def _is_anothers(link: LegacyPeer, frames: Sequence[Frame]) -> bool:
+    """Whether a message is not from the peer that the link is for."""
+    if is_ours(frames):
+        return True
+    try:
+        return link.disowns(frames)
+    except ProtocolError:
+        return False
 
 
 def _id(peer: bytes) -> tuple[str, bytes]:

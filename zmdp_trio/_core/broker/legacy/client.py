@@ -78,7 +78,7 @@ class LegacyClient(LegacyPeer):
 
     @property
     def queues(self) -> bool:
-        """Its requests wait for a service as long as the setting says: how long it waits itself, nobody knows."""
+        """How long it waits itself, nobody knows."""
         return not self.dialect.numbered
 
     @property

@@ -68,6 +68,7 @@ class LegacyWorker(LegacyPeer):
     _route_out = Route.BROKER_TO_WORKER
     #: What it runs is lost with its connection.
     may_return = False
+    queues = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -313,9 +314,6 @@ class LegacyWorker(LegacyPeer):
         if self._service and not self._given:
             self._say_alive()
         self._given = False
-
-    def farewell(self) -> m.Message:
-        return m.Disconnect()
 
 
 def _cancelled(held: Held) -> c.Error:
