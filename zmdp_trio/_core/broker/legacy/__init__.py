@@ -3,6 +3,6 @@
 from .client import LegacyClient as LegacyClient
 from .peer import Finder as Finder
 from .peer import LegacyPeer as LegacyPeer
-from .worker import GiveUp as GiveUp
+from .replies import GiveUp as GiveUp
 from .worker import LegacyWorker as LegacyWorker
 from .worker import NotReady as NotReady
