@@ -5,7 +5,8 @@ older dialects come by `LegacyArrivals`; from then on their links say, and are t
 
 A request's way: `ClientCommands._on_request` makes a job; `Placement` says which service it belongs to; `Dispatcher`
 finds a worker for it, or lets it wait; `WorkerCommands` pass on what the worker says; a CANCEL, or the loss of either
-side, ends it early.  After a restart, `Recovery` makes the job, of what its client claims and a worker holds.
+side, ends it early; and `Endings` tell the client, and close the books.  After a restart, `Recovery` makes the job, of
+what its client claims and a worker holds, and `AwaitedKeys` have those wait who ask for what a worker may have.
 """
 
 from __future__ import annotations
