@@ -41,7 +41,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_threads": SHELL,
     "_gateway": SHELL,
     "_rep": SHELL,
-    "_crew": (),
+    "_crew": ("_engine",),
     # A broker's opposite: it shares nothing with ours but frames and sockets.
     "conformance": ("_errors", "_chance", "_wire", "_transport", "conformance"),
 }

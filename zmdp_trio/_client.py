@@ -19,7 +19,7 @@ from ._core.client import OPEN, SENT, Call, ClientMachine
 from ._core.foreign import protocol_of
 from ._core.protocol import ZMDP1, Protocol
 from ._core.uplink import Identity
-from ._engine import DialEngine
+from ._engine import DialEngine, Post
 from ._errors import DeadlineExceeded, RequestCancelled, RequestError
 from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
@@ -207,8 +207,7 @@ class Client:
             # Not before: it may be all that the engine does for now, and it minds the call's timer.
             self._engine.wake()
             while call.outcome is None:
-                call.waiter = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(call.abort)
+                await self._wait_for_news(call)
                 self._look_at_deadline(call)
         finally:
             if call.outcome is None and call.state in OPEN:
@@ -216,6 +215,21 @@ class Client:
         if type(call.outcome) is DeadlineExceeded:
             await self._let_own_deadline_pass(call)
         return call.outcome
+
+    async def _wait_for_news(self, call: AwaitedCall) -> None:
+        """Wait until there may be something to look at, such as a call's outcome."""
+        post = self._engine.post
+        if post is None or not post.ask():
+            call.waiter = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(call.abort)
+            return
+        call.waiter = post
+        try:
+            news = await post.stand_in()
+        finally:
+            call.waiter = None
+        if news:
+            self._engine.turn_in_passing()
 
     async def _read_partials(self, stream: ReplyStream, on_partial: Callable[[Any], Any]) -> Any:
         """Call `on_partial` with each partial reply of a request, and return the final one."""
@@ -252,8 +266,11 @@ class Client:
     def _act(self) -> None:
         """Wake the callers that have something to look at."""
         for call in self._machine.take_news():
-            if call.waiter is not None:
-                trio.lowlevel.reschedule(call.waiter)
+            waiter = call.waiter
+            if type(waiter) is Post:
+                waiter.recall()
+            elif waiter is not None:
+                trio.lowlevel.reschedule(waiter)
                 call.waiter = None
                 if call.inbox:
                     self._machine.hand(call)

@@ -17,6 +17,8 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
+from ._engine import Engine
+
 R = TypeVar("R")
 
 #: Tasks without work that are kept.
@@ -31,14 +33,21 @@ class Crew(Generic[R]):
     Each thing runs in a copy of the context in which the crew was made, as if its task had been started for it.
     """
 
-    def __init__(self, nursery: trio.Nursery, work: Callable[[], Awaitable[None]]) -> None:
-        """Make a crew; `work` is a task's whole life: it becomes a `Hand` of the crew, which gets it its pieces."""
+    def __init__(self, nursery: trio.Nursery, work: Callable[[], Awaitable[None]], engine: Engine) -> None:
+        """Make a crew.
+
+        Args:
+            nursery: where its tasks live.
+            work: a task's whole life: it becomes a `Hand` of the crew, which gets it its pieces.
+            engine: whose turns bring the pieces; a task without one stands in where it may.
+        """
         self.context: Final = contextvars.copy_context()
         self.queue: Final[deque[R]] = deque()
         #: In the order in which they fell idle: the latest is the first to go on, as its memory is still warm.
         self.idle: Final[list[trio.lowlevel.Task]] = []
         self._nursery = nursery
         self._work = work
+        self._engine = engine
         #: Tasks that were called, and have not come yet.
         self._called = 0
         #: Tasks that what comes together needs, as far as is known.
@@ -64,6 +73,24 @@ class Crew(Generic[R]):
             self._needed = max(self._needed - 1, FEWEST)
         elif not self._called and len(self.queue) > 1:
             self.call_more(len(self.queue) - 1)
+
+    async def stand_in(self) -> bool:
+        """Wait for news from the network, and take a turn at it: its first piece is the caller's.
+
+        Returns:
+            False if somebody else does that already.
+        """
+        post = self._engine.post
+        if post is None or not post.ask():
+            return False
+        if await post.stand_in():
+            self._called += 1
+            self._engine.turn_in_passing()
+            if self.queue:
+                self.come()
+            else:
+                self._called -= 1
+        return True
 
     def call_more(self, number: int) -> None:
         """So much is in the queue that no task will take: call some more."""
@@ -129,9 +156,10 @@ class Hand(Generic[R]):
             if crew.full:
                 return None
             self._context = self._task.context = crew.context.copy()
-            crew.idle.append(self._task)
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
-            crew.come()
+            if not await crew.stand_in():
+                crew.idle.append(self._task)
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+                crew.come()
         return piece
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:

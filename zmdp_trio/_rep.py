@@ -15,7 +15,7 @@ from ._engine import transport_options
 from ._errors import Code, ProtocolError, ServiceError
 from ._service import Service
 from ._settings import DEFAULTS, Settings
-from ._transport import DIALLED, Connected, EndpointError, Lost, Port, dial
+from ._transport import DIALLED, Connected, EndpointError, Lost, Port, attend, dial
 from ._wire import reqrep
 from ._wire.frames import Frame, Frames
 
@@ -79,8 +79,9 @@ class _Line:
         self._port.close()
 
     async def _run_until(self, condition: Callable[[], bool]) -> None:
+        self._take_news()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._port.run, self._take_news)
+            nursery.start_soon(attend, self._port, self._take_news)
             while not condition() and self._failure is None:
                 await self._news.wait()
             nursery.cancel_scope.cancel()

@@ -23,7 +23,7 @@ SUCCEEDED: Final = trio.lowlevel.Abort.SUCCEEDED
 
 
 class AwaitedCall(Call):
-    """A call whose caller is a Trio task: `waiter`, while it is parked."""
+    """A call whose caller is a Trio task: `waiter`, while it is parked, or the post where it stands in."""
 
     __slots__ = ()
 

@@ -377,7 +377,7 @@ async def open_worker(
             with watched_over(worker._watched):
                 async with open_plain_nursery() as handlers:
                     worker._handlers = handlers
-                    worker._crew = Crew(handlers, worker._handle)
+                    worker._crew = Crew(handlers, worker._handle, worker._engine)
                     worker._engine.open()
                     nursery.start_soon(worker._engine.run)
                     try:

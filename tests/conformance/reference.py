@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from zmdp_trio._transport import Lost, Options, PeerGone, Port, listen
+from zmdp_trio._transport import Lost, Options, PeerGone, Port, attend, listen
 
 Message = list[bytes]
 
@@ -109,7 +109,7 @@ class Broker:
         try:
             with self.ended:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self.port.run, self.turn)
+                    nursery.start_soon(attend, self.port, self.turn)
                     task_status.started(self.port.endpoints)
                     while True:
                         await trio.sleep(self.heartbeat / 4)

@@ -12,8 +12,7 @@ import pytest
 from stage import FakeBroker, Stage, start
 
 from zmdp_trio._core.client import Call, CallState, ClientMachine
-from zmdp_trio._core.client.choice import ABSENCE, MAX_ABSENT, RETURN
-from zmdp_trio._core.client.machine import PATIENCE
+from zmdp_trio._core.client.choice import ABSENCE, MAX_ABSENT, PATIENCE, RETURN
 from zmdp_trio._core.client.ranking import weight_of
 from zmdp_trio._errors import BrokerLost, RequestError, ServiceNotFound, Unavailable
 from zmdp_trio._wire import commands as c

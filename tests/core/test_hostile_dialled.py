@@ -11,7 +11,7 @@ import pytest
 from stage import FakeBroker, Stage, ask, start, started
 
 from zmdp_trio._core.client import ClientMachine
-from zmdp_trio._core.worker import WorkerEvent, WorkerMachine, machine
+from zmdp_trio._core.worker import WorkerEvent, WorkerMachine, requests
 from zmdp_trio._errors import Code
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
@@ -47,7 +47,7 @@ def outbox(dialler: Any) -> int:
 # ---- workers
 
 
-@mock.patch.object(machine, "MAX_ANSWERS", 50)
+@mock.patch.object(requests, "MAX_ANSWERS", 50)
 @pytest.mark.parametrize("kind", ["not offered", "beyond the lease", "claimed and unknown"])
 def test_a_broker_that_does_not_read_its_answers_is_broken_off(kind: str) -> None:
     stage, worker = worker_of(FakeBroker(), slots=1)
@@ -70,7 +70,7 @@ def test_a_broker_that_does_not_read_its_answers_is_broken_off(kind: str) -> Non
 def test_a_broker_that_reads_its_answers_may_have_as_many_as_it_likes() -> None:
     fake = FakeBroker()
     stage, _ = worker_of(fake)
-    with mock.patch.object(machine, "MAX_ANSWERS", 5):
+    with mock.patch.object(requests, "MAX_ANSWERS", 5):
         for n in range(100):
             fake.send(ask(n, "unknown"))
             stage.flush()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import pytest
-from stage import BROKER, FakeBroker, Stage, ask, start, started
+from stage import BROKER, FakeBroker, Stage, ask, outgoing, start, started
 
 from zmdp_trio._core.uplink import State
 from zmdp_trio._core.worker import Counters, Execution, ExecutionState, WorkerEvent, WorkerMachine
@@ -369,9 +370,9 @@ def test_a_worker_takes_leave() -> None:
 # ---- several brokers
 
 
-def two_brokers(slots: int) -> tuple[Stage, FakeBroker, FakeBroker, WorkerMachine]:
+def two_brokers(slots: int, **overrides: Any) -> tuple[Stage, FakeBroker, FakeBroker, WorkerMachine]:
     first, second = FakeBroker(), FakeBroker()
-    stage = Stage(fake=first)
+    stage = Stage(fake=first, **overrides)
     stage.brokers[SECOND] = second
     worker = stage.worker_machine({"echo": slots}, BROKER, SECOND)
     stage.connect(worker)
@@ -478,9 +479,9 @@ def test_what_an_error_counts_as(code: Code, counter: str) -> None:
 # ---- brokers that are no longer ours
 
 
-def retiring() -> tuple[Stage, FakeBroker, FakeBroker, WorkerMachine]:
+def retiring(**overrides: Any) -> tuple[Stage, FakeBroker, FakeBroker, WorkerMachine]:
     """Return a worker of two brokers, the first of which it is to leave."""
-    stage, first, second, worker = two_brokers(4)
+    stage, first, second, worker = two_brokers(4, **overrides)
     stage.connect(worker, SECOND)
     assert first.take() == [c.Slots("echo", 2)]
     first.send(c.Slots("echo", 2))
@@ -538,6 +539,25 @@ def test_a_broker_that_retires_and_is_lost_is_left_at_once_unless_something_runs
     assert worker.running == 1
     worker.fail(execution, Code.CANCELLED, "")
     assert worker.running == 0
+
+
+def test_a_broker_that_is_left_while_much_waits_for_it_is_no_longer_looked_at() -> None:
+    stage, first, _, worker = retiring(outbox=100_000)
+    uplink = worker.uplinks[BROKER]
+    worker.retire(uplink)
+    stage.flush()
+    first.send(c.Slots("echo", 2))
+    stage.flush()
+    assert worker.take_retired() == []
+    [execution] = run(stage, first, worker, ask(1, messages=c.MAX_AMOUNT, bytes=c.MAX_AMOUNT))  # on its way
+    first.send(c.Drained())
+    stage.flush()
+    while execution.has_credit:
+        worker.partial(execution, 0, bytes(10_000))
+    worker.finish(execution, 0, b"")
+    assert worker.take_retired() == [uplink]
+    assert list(outgoing(worker.take_dirty()))
+    assert worker.take_events() == []
 
 
 def test_a_broker_that_is_wanted_again_in_time_is_kept() -> None:

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from zmdp_trio._transport import DIALLED, Connected, Lost, Options, Port, dial, listen
+from zmdp_trio._transport import DIALLED, Connected, Lost, Options, Port, attend, dial, listen
 from zmdp_trio._transport.zmq import _silence
 
 pytestmark = pytest.mark.skipif(not _silence.KNOWN, reason="the kernel can't be asked")
@@ -87,9 +87,9 @@ async def test_a_port_cuts_off_whoever_has_gone_silent(monkeypatch: pytest.Monke
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bound.run, take)
+            nursery.start_soon(attend, bound, take)
             for port in peers:
-                nursery.start_soon(port.run, partial(greet, port))
+                nursery.start_soon(attend, port, partial(greet, port))
             await all_heard.wait()
             assert lost == []
             quiet.add(bound._peers[heard[1]])  # type: ignore[attr-defined]
@@ -131,8 +131,8 @@ async def test_who_was_stopped_himself_first_hears_who_lives(
 
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bound.run, take)
-            nursery.start_soon(peer.run, greet)
+            nursery.start_soon(attend, bound, take)
+            nursery.start_soon(attend, peer, greet)
             await heard.wait()
             while not looks:
                 mock_clock.jump(0.125)

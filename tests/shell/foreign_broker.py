@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import trio
 
-from zmdp_trio._transport import Lost, Options, PeerGone, listen
+from zmdp_trio._transport import Lost, Options, PeerGone, attend, listen
 from zmdp_trio._wire.majordomo import DIALECTS, Route, is_worker
 from zmdp_trio._wire.majordomo import messages as m
 
@@ -97,7 +97,7 @@ class ForeignBroker:
 
     async def _serve(self) -> None:
         with suppress(trio.ClosedResourceError):  # it is stopped between two turns
-            await self.port.run(self._turn)
+            await attend(self.port, self._turn)
 
     async def _beat(self) -> None:
         while True:

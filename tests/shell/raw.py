@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from zmdp_trio._transport import DIALLED, Connected, Lost, Options, Port, dial, listen
+from zmdp_trio._transport import DIALLED, Connected, Lost, Options, Port, attend, dial, listen
 from zmdp_trio._wire.frames import Frames
 
 
@@ -25,7 +25,7 @@ class RawPeer:
         self._news = trio.Event()
 
     async def run(self) -> None:
-        await self.port.run(self._take_news)
+        await attend(self.port, self._take_news)
 
     def _take_news(self) -> None:
         while self.reading and (received := self.port.receive()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from contextlib import suppress
 
 import pytest
 import trio
@@ -34,16 +35,13 @@ class Pest:
             port = dial(self.endpoint, Options())
             messages = self.messages()
 
-            def send(port=port, messages=messages) -> None:  # type: ignore[no-untyped-def]
-                port.receive()
-                try:
-                    while messages and port.send(DIALLED, messages[0]):
-                        del messages[0]
-                except PeerGone:
-                    messages.clear()
-
             with trio.move_on_after(0.05):
-                await port.run(send)
+                while True:
+                    await port.wait()
+                    port.receive()
+                    with suppress(PeerGone):
+                        while messages and port.send(DIALLED, messages[0]):
+                            del messages[0]
             port.close()
 
     def messages(self) -> list[Frames]:

@@ -12,7 +12,7 @@ from cluster import until
 
 from zmdp_trio import open_broker
 from zmdp_trio._log import LONGEST, LimitedLog, plain
-from zmdp_trio._transport import DIALLED, Options, dial
+from zmdp_trio._transport import DIALLED, Options, attend, dial
 
 LOGGER = logging.getLogger("zmdp_trio.test")
 
@@ -98,7 +98,7 @@ async def test_a_broker_names_whom_it_dropped_and_why_at_a_limited_rate(
     async with open_broker(endpoint, name="b") as broker, trio.open_nursery() as nursery:
         for n in range(50):
             port = dial(endpoint, Options())
-            nursery.start_soon(port.run, port.receive)
+            nursery.start_soon(attend, port, port.receive)
             await trio.testing.wait_all_tasks_blocked()
             port.send(DIALLED, [b"no greeting\n"])
             await until(lambda n=n: broker.statistics().protocol_errors == n + 1)
@@ -118,7 +118,7 @@ async def test_whose_identity_is_a_text_is_named_once_and_whose_message_is_passe
 
         async def say(identity: bytes, *messages: list[bytes]) -> None:
             port = dial(endpoint, Options(routing_id=identity))
-            nursery.start_soon(port.run, port.receive)
+            nursery.start_soon(attend, port, port.receive)
             await trio.testing.wait_all_tasks_blocked()
             seen = broker.statistics().protocol_errors
             for frames in messages:

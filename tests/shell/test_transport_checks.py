@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -38,15 +37,18 @@ class Flawed:
     def send(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         return self._port.send(peer, frames)
 
-    async def run(self, ready: Callable[[], None]) -> NoReturn:
+    async def wait(self) -> bool:
         try:
-            await self._port.run(ready)
+            return await self._port.wait()
         except trio.Cancelled:
             self.cancelled()
             raise
 
+    def recall(self) -> None:
+        self._port.recall()
+
     def cancelled(self) -> None:
-        """What goes wrong when `run` is cancelled."""
+        """What goes wrong when `wait` is cancelled."""
 
     def close(self) -> None:
         self._port.close()
@@ -86,18 +88,19 @@ class Tears(Flawed):
 
 
 class Stalls(Flawed):
-    """Believes that whoever ran before has seen to all that was there."""
+    """Believes that whoever waited before has seen to what had come by then."""
 
-    async def run(self, ready: Callable[[], None]) -> NoReturn:
-        first = True
+    deaf = False
 
-        def tell() -> None:
-            nonlocal first
-            if not first:
-                ready()
-            first = False
+    async def wait(self) -> bool:
+        news = await super().wait()
+        if self.deaf:
+            self.deaf = False
+            news = await super().wait()
+        return news
 
-        await self._port.run(tell)
+    def cancelled(self) -> None:
+        self.deaf = True
 
 
 class KeepsLossesToItself(Flawed):
@@ -142,8 +145,20 @@ class BreaksWhenItIsCancelled(IgnoresTheUnknown):
 
 
 class HasNoNews(Flawed):
-    async def run(self, ready: Callable[[], None]) -> NoReturn:
+    async def wait(self) -> bool:
         await trio.sleep_forever()
+        return True
+
+
+class IgnoresRecalls(Flawed):
+    def recall(self) -> None:
+        pass
+
+
+class ForgetsWhatCameWhenItIsRecalled(Flawed):
+    def recall(self) -> None:
+        self._port.receive()
+        self._port.recall()
 
 
 def flawed(flaw: type[Flawed]) -> Transport:
@@ -184,6 +199,8 @@ async def test_a_greeting_that_does_not_come_is_stuck(autojump_clock: MockClock)
         (KeepsLossesToItself, "every_peer_that_comes_and_goes_is_told_of_once", trio.TooSlowError),
         (TellsOfLossesFirst, "what_came_before_the_loss_is_delivered_late_too", AssertionError),
         (TakesAll, "a_full_queue_refuses_and_then_wakes", AssertionError),
+        (IgnoresRecalls, "a_wait_that_is_recalled_returns", trio.TooSlowError),
+        (ForgetsWhatCameWhenItIsRecalled, "what_comes_while_a_wait_is_recalled_is_not_missed", trio.TooSlowError),
         (IgnoresTheUnknown, "sending_to_an_unknown_peer_is_an_error", AssertionError),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from zmdp_trio._transport import DIALLED, Lost, Options
+from zmdp_trio._transport import DIALLED, Lost, Options, attend
 from zmdp_trio._transport.memory import dial, listen
 from zmdp_trio.testing import Faults, Hook, Late, VirtualClock, current_network, host
 
@@ -26,8 +26,8 @@ class Ends:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.bound.run, self._take)
-            nursery.start_soon(self.dialled.run, self._ignore)
+            nursery.start_soon(attend, self.bound, self._take)
+            nursery.start_soon(attend, self.dialled, self._ignore)
 
     def _ignore(self) -> None:
         self.dialled.receive()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from .._errors import ProtocolError
 from .._settings import Settings
-from .._wire.commands import Command, Goodbye, Offer
+from .._wire.commands import Batch, Command, Goodbye, Offer, Welcome
 from .._wire.frames import Frame
 from .link import Link
 from .timers import Timers
@@ -190,10 +190,12 @@ class Dialler(ABC):
         """Return the uplinks that are connected, and still wait for the answer to their greetings; and forget them."""
         return _take(self._unanswered)
 
-    # ---- for the machines
+    def goodbye(self) -> None:
+        """Take leave of every broker."""
+        for uplink in self.uplinks.values():
+            uplink.goodbye()
 
-    #: What each command of a session does: the table that `receive` reads.
-    _handlers: ClassVar[dict[type[Command], Any]] = {}
+    # ---- for the machines
 
     @abstractmethod
     def _make_uplink(self, endpoint: str, identity: Identity) -> Uplink:
@@ -282,6 +284,12 @@ class Dialler(ABC):
             # It stops; one that is started in its place in time is asked for what this one had.
             self.lost(uplink, reason, now=now)
             self._wiring.unusable.append(uplink)
+
+    def _ignore(self, uplink: Uplink, command: Command, now: float) -> None:  # noqa: B027 - all that there is to do
+        """A BATCH was the link's; a WELCOME came twice, as its HELLO did."""
+
+    #: What each command of a session does: the table that `_handle` reads, to which each machine adds its own.
+    _handlers: ClassVar[dict[type[Command], Any]] = {Batch: _ignore, Welcome: _ignore, Goodbye: _on_goodbye}
 
 
 def _take(list_: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ import trio
 from .._log import LimitedLog, plain
 from .._transport import Lost, Port
 from .._wire.frames import Frames
+from .post import Post
 from .pump import Engine, Machine, Outbox
 
 
@@ -40,7 +41,7 @@ class BoundEngine(Engine):
         self._log.summarize()
 
     def _run_ports(self, nursery: trio.Nursery) -> None:
-        nursery.start_soon(self._serve, self._port)
+        nursery.start_soon(self._serve, Post(self._port))
         nursery.start_soon(self._log.run)
 
     def _ports(self) -> list[Port]:

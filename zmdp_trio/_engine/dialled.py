@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,7 @@ from .._resolve import Resolver, host_name
 from .._settings import Settings
 from .._transport import DIALLED, Connected, EndpointError, Lost, PeerGone, Port, dial
 from .._wire.frames import Frames
+from .post import Post
 from .pump import Engine, Outbox, clock, transport_options
 
 logger = logging.getLogger("zmdp_trio.engine")
@@ -33,6 +35,7 @@ class _Connection:
     def __init__(self, lane: Lane, port: Port) -> None:
         self.lane = lane
         self.port = port
+        self.post = Post(port)
         self.scope = trio.CancelScope()
 
 
@@ -62,6 +65,7 @@ class DialEngine(Engine):
         self._dialler = machine
         self._resume = settings.resume
         self._options = transport_options(settings)
+        self._context = contextvars.copy_context()
         self._nursery: trio.Nursery
         self._connections: dict[str, _Connection] = {}
         #: The scopes of the tasks that keep lanes connected.
@@ -145,7 +149,8 @@ class DialEngine(Engine):
 
     def _keep(self, lane: Lane) -> None:
         self._keepers[lane.name] = trio.CancelScope()
-        self._nursery.start_soon(self._keep_connected, lane, self._keepers[lane.name])
+        # Whoever takes the turn in which this happens may be in another context.
+        self._context.run(self._nursery.start_soon, self._keep_connected, lane, self._keepers[lane.name])
 
     async def _keep_connected(self, lane: Lane, scope: trio.CancelScope) -> None:
         with scope:
@@ -169,6 +174,14 @@ class DialEngine(Engine):
                     backoff.reset()
             await backoff.pause()
 
+    @property
+    def post(self) -> Post | None:
+        """The post at the one connection; None where there are several, and news may come by any."""
+        if len(self._connections) != 1:
+            return None
+        (connection,) = self._connections.values()
+        return connection.post
+
     def _ports(self) -> list[Port]:
         return [connection.port for connection in self._connections.values()]
 
@@ -176,7 +189,7 @@ class DialEngine(Engine):
         """Take turns at the news of one connection until it is lost."""
         try:
             with connection.scope:
-                await self._serve(connection.port)
+                await self._serve(connection.post)
         finally:
             del self._connections[connection.lane.name]
             connection.port.close()

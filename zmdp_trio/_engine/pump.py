@@ -22,6 +22,7 @@ import trio
 from .._settings import Settings
 from .._transport import Options, PeerGone, Port
 from .._wire.frames import Frames
+from .post import Post
 
 #: Rounds of receiving and sending in one turn, after which other tasks get theirs.
 ROUNDS: Final = 16
@@ -199,6 +200,19 @@ class Engine(ABC):
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
+    @property
+    def post(self) -> Post | None:
+        """Where whoever has nothing to do but wait for news may stand in, and then `turn_in_passing`."""
+        return None
+
+    def turn_in_passing(self) -> None:
+        """Take a turn in somebody else's task, which sees nothing of what fails."""
+        try:
+            self.turn()
+        except Exception as error:
+            self._failure = error
+            self._rouse()
+
     def watch(self) -> None:
         """Mind that the machine's deadline may have come nearer; a turn that is due anyway sees to that itself."""
         if self._sleeper is not None:
@@ -228,10 +242,10 @@ class Engine(ABC):
             for port in self._ports():
                 port.close()
 
-    async def _serve(self, port: Port) -> None:
-        """Take turns at the news of a port."""
+    async def _serve(self, post: Post) -> None:
+        """Take turns at the news of a port, unless somebody stands in."""
         try:
-            await port.run(self.turn)
+            await post.keep(self.turn)
         except trio.ClosedResourceError:
             if not self._closed:
                 raise

@@ -21,6 +21,7 @@ from ._seam import Options as Options
 from ._seam import PeerGone as PeerGone
 from ._seam import Port as Port
 from ._seam import Received as Received
+from ._seam import attend as attend
 
 MAX_PORT: Final = 65_535
 _SCHEMES: Final = ("tcp", "ipc", "inproc", "memory")

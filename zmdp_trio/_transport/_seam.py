@@ -1,7 +1,7 @@
 """The seam between the engine and a network.
 
 A `Port` is one side of a network: bound, with many peers, or dialled, with one.  It moves messages (lists of
-frames) and tells of connections; it knows no protocol.  Everything but `run` is synchronous and never blocks, so
+frames) and tells of connections; it knows no protocol.  Everything but `wait` is synchronous and never blocks, so
 that no cancellation point stands between reading a message and handing it over.
 """
 
@@ -64,7 +64,7 @@ class Options:
 
 
 class Port(Protocol):
-    """One side of a network.  Used from one Trio run; one task calls `run`, any task of that run the rest."""
+    """One side of a network, for the tasks of one Trio run: any may use it, one at a time may `wait`."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -81,10 +81,10 @@ class Port(Protocol):
         """
 
     def settled(self) -> bool:
-        """Tell whether nothing was left to receive, so that `ready` is called for whatever has come since, or comes.
+        """Tell whether nothing was left to receive, so that `wait` returns for whatever has come since, or comes.
 
-        Whoever has sent or received must have seen this, or a `receive` that returned empty, before it waits for
-        `ready`: a send may use up the sign that something has come.
+        Whoever has sent or received must have seen this, or a `receive` that returned empty, before anybody waits: a
+        send may use up the sign that something has come.
 
         Raises:
             trio.ClosedResourceError: the port was closed.
@@ -94,21 +94,38 @@ class Port(Protocol):
         """Hand a message over whole.
 
         Returns:
-            False if the peer's queue is full: nothing was taken, offer it again when `run` next calls.
+            False if the peer's queue is full: nothing was taken, offer it again when `wait` next returns.
 
         Raises:
             PeerGone: the peer is unknown, or no longer connected.
             trio.ClosedResourceError: the port was closed.
         """
 
-    async def run(self, ready: Callable[[], None]) -> NoReturn:
-        """Call `ready` at once, and whenever `receive`, or a `send` that was refused, may have news; never return.
+    async def wait(self) -> bool:
+        """Return when `receive`, or a `send` that was refused, may have news; the first time soon.
 
-        May be cancelled and called again; nothing is missed.
+        May be cancelled; nothing is missed.
+
+        Returns:
+            False if there is nothing to look at, for this was the work of `recall`.
 
         Raises:
             trio.ClosedResourceError: the port was closed.
         """
 
+    def recall(self) -> None:
+        """Have the `wait` that some task is in return soon."""
+
     def close(self) -> None:
         """Let go of everything at once; messages already taken get a short, bounded time to leave."""
+
+
+async def attend(port: Port, look: Callable[[], None]) -> NoReturn:
+    """Call `look` soon, and whenever a port may have news; for those who use it alone.
+
+    Raises:
+        trio.ClosedResourceError: the port was closed.
+    """
+    while True:
+        await port.wait()
+        look()

@@ -1,7 +1,7 @@
 """A network in memory, with faults on demand: for tests, and for programs that fit in one process.
 
-It keeps the seam's contract as ZeroMQ does: whole messages, in order, through bounded queues, handed over by the
-receiver's `run` and never from inside `send`.  It knows no clock but Trio's and no chance, so under a virtual clock a
+It keeps the seam's contract as ZeroMQ does: whole messages, in order, through bounded queues, handed over after the
+receiver's `wait` and never from inside `send`.  It knows no clock but Trio's and no chance, so under a virtual clock a
 run repeats exactly.  What can go wrong is the test's to say:
 
     network = current_network()
@@ -20,7 +20,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
@@ -301,7 +301,10 @@ class MemoryPort:
         #: What comes, by the time when it arrives.
         self._inbox: list[tuple[float, int, _Way | None, Frames | Connected | Lost]] = []
         self._lost: Lost | None = None
+        #: Set at first: who waits for the first time is to look.
         self._news = trio.Event()
+        self._news.set()
+        self._recalled = False
         self._mute = False
         self._closed = False
 
@@ -357,17 +360,23 @@ class MemoryPort:
             for delay in network._ask(hook, self, way.target, frames) if hook else (0,):
                 way.deliver(list(frames), delay)
 
-    async def run(self, ready: Callable[[], None]) -> NoReturn:
-        """Call `ready` when there is news; see `Port.run`."""
-        self._news.set()
+    async def wait(self) -> bool:
+        """Wait until there may be news; see `Port.wait`."""
         while True:
             with trio.CancelScope(deadline=self._inbox[0][0] if self._inbox else math.inf):
                 await self._news.wait()
             self._check()
-            if self._mute:
-                await trio.sleep_forever()
             self._news = trio.Event()
-            ready()
+            recalled, self._recalled = self._recalled, False
+            if not self._mute:
+                return True
+            if recalled:
+                return False
+
+    def recall(self) -> None:
+        """Have a `wait` return; see `Port.recall`."""
+        self._recalled = True
+        self._news.set()
 
     def close(self) -> None:
         """Let go of everything; see `Port.close`."""

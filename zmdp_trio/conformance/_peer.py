@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 import trio
 
-from .._transport import DIALLED, Connected, Lost, Options, PeerGone, dial
+from .._transport import DIALLED, Connected, Lost, Options, PeerGone, attend, dial
 from .._wire.frames import Frames
 from .._wire.majordomo import Dialect, Route
 from .._wire.majordomo.messages import Disconnect, Heartbeat, Message, Partial, Ready, Request
@@ -59,7 +59,7 @@ class Peer:
     async def run(self) -> None:
         """Move messages until cancelled; then let go of the socket."""
         try:
-            await self._port.run(self._turn)
+            await attend(self._port, self._turn)
         finally:
             self._port.close()
 

@@ -20,6 +20,7 @@ from .._transport import Lost as Lost
 from .._transport import Options as Options
 from .._transport import PeerGone as PeerGone
 from .._transport import Port as Port
+from .._transport import attend as attend
 from ._checks import CHECKS as CHECKS
 from ._checks import Check as Check
 from ._checks import Endurance as Endurance

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..._errors import RequestError
     from ..uplink import Uplink
 
-_INF: Final = math.inf
+INF: Final = math.inf
 #: The inbox of a call whose partial replies nobody reads.
 _NOTHING: Final[deque[c.Partial]] = deque(maxlen=0)
 _NOBODY: Final[frozenset[Uplink]] = frozenset()
@@ -130,10 +130,10 @@ class Call:
         self.id = 0
         self.uplink: Uplink | None = None
         self.deadline_is_callers = explicit_deadline is None
-        self.deadline = _INF if explicit_deadline is None else explicit_deadline
+        self.deadline = INF if explicit_deadline is None else explicit_deadline
         self.enforced = self.deadline
-        self.sent_deadline = _INF
-        self.timeout = _INF if request.timeout is None else request.timeout
+        self.sent_deadline = INF
+        self.timeout = INF if request.timeout is None else request.timeout
         self.discards = discards
         self.retries = request.retry
         self.heard = 0.0

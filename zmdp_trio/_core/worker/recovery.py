@@ -9,6 +9,7 @@ resume limit is cancelled.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import msgspec
 
@@ -90,6 +91,24 @@ class Recovery(Dialler):
             # Only what nobody waits for any more, and is not active, may outlive its uplink.
             self._unclaimed[execution.uplink].ended.add(execution.origin)
 
+    # ---- what runs
+
+    @property
+    def running(self) -> int:
+        """Handlers that have not ended."""
+        unclaimed = sum(len(each.executions) for each in self._unclaimed.values())
+        return sum(map(len, self._held.values())) + unclaimed + len(self._strays)
+
+    def _holds(self, uplink: Uplink) -> bool:
+        return bool(self._held[uplink])
+
+    def _executions(self) -> Iterator[Execution]:
+        for held in self._held.values():
+            yield from held.values()
+        for unclaimed in self._unclaimed.values():
+            yield from unclaimed.executions.values()
+        yield from self._strays
+
     # ---- a new session
 
     def _await_claims(self, uplink: Uplink) -> None:
@@ -168,6 +187,14 @@ class Recovery(Dialler):
         self._answer(uplink, c.Error(id, BrokerLost.default_code.value, BrokerLost.reason, message))
 
     # ---- what is given up
+
+    def cancel_all(self) -> None:
+        """Cancel every handler, as the worker is about to leave."""
+        for held in self._held.values():
+            for execution in held.values():
+                self._cancel(execution)
+        for unclaimed in self._unclaimed.values():
+            self._abandon(unclaimed)
 
     def _orphan(self, uplink: Uplink) -> None:
         """The session is over: nobody wants what its handlers have to say."""

@@ -15,7 +15,7 @@ from ..._wire.frames import Frame, Frames
 from .._seam import DIALLED, Connected, Lost, PeerGone, Received
 from ._context import SharedContext
 from ._monitor import Monitor
-from ._port import BY_REFERENCE, DONTWAIT, EVENTS, POLLIN, POLLOUT, ZmqPort
+from ._port import BY_REFERENCE, DONTWAIT, EVENTS, POLLOUT, ZmqPort
 
 MONITORED: Final = int(
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -53,12 +53,7 @@ class DealerPort(ZmqPort):
             self._read_monitor()
         if self._events:
             received, self._events = self._events, received
-        self._quiet = not self._ask_events() & POLLIN
-        if not self._quiet:
-            self._take(received)
-            self._quiet = not self._get(EVENTS) & POLLIN
-            if not self._quiet:
-                self._take_batch(received)
+        self._take_all(received)
         if self._lost and not self._told:
             self._untold = bool(received)
             if not received:

@@ -18,6 +18,8 @@ from ._monitor import Monitor
 BATCH: Final = 256
 #: Bytes of large frames after which `receive` takes no more.
 BATCH_BYTES: Final = 8 * 2**20
+#: Messages that have come alone, one after the other, after which the next one is taken to be alone as well.
+ALONE: Final = 4
 #: Bytes from which a frame that came is passed on as a `zmq.Frame`; a copy of less is cheaper.
 BY_REFERENCE: Final = 32 * 2**10
 #: Bytes from which a `bytes` object is lent to libzmq.  Getting it back costs 10 microseconds; a copy of this size is
@@ -46,6 +48,7 @@ class ZmqPort:
 
     __slots__ = (
         "_again",
+        "_alone",
         "_closed",
         "_endpoints",
         "_fd",
@@ -54,6 +57,7 @@ class ZmqPort:
         "_name",
         "_patience",
         "_quiet",
+        "_recalled",
         "_recv",
         "_refused",
         "_retry",
@@ -76,16 +80,20 @@ class ZmqPort:
         self._recv: Callable[..., Any] = raw.recv
         self._send: Callable[..., Any] = raw.send
         self._again = True
+        #: How many messages in a row have come alone, as far as that matters.
+        self._alone = 0
         #: Whether nothing was there to receive when we last looked, and nothing was sent since.
         self._quiet = False
         #: Whether the next `receive` has a loss to tell, whatever the socket says.
         self._untold = False
-        #: Whether a send was refused since `ready` was last called.
+        #: Whether a send was refused since `wait` last returned.
         self._refused = False
-        #: Seconds that `run` would now wait before it has a refused message offered again.
+        #: Seconds that `wait` would now take before it has a refused message offered again.
         self._retry = FIRST_RETRY
-        #: Seconds that `run` does wait at most; 0 while it does not wait.
+        #: Seconds that `wait` does take at most; 0 while nobody waits.
         self._patience = 0.0
+        #: Whether `wait` is to return for no other reason.
+        self._recalled = False
         self._closed = False
         #: What a peer calls us, if we chose that ourselves.
         self._name = bytes(socket.get(zmq.ROUTING_ID))
@@ -96,58 +104,87 @@ class ZmqPort:
     def endpoints(self) -> tuple[str, ...]:
         return self._endpoints
 
-    async def run(self, ready: Callable[[], None]) -> NoReturn:
-        self._again = True  # a run that was cancelled may have used up the edge
-        while True:
-            if self._closed:
-                _refuse_closed()
-            if self._again:
-                await trio.lowlevel.checkpoint()
-            else:
-                await self._wait()
-            self._again = self._refused = False
-            ready()
+    async def wait(self) -> bool:
+        if self._again or self._closed:
+            await trio.lowlevel.checkpoint()
+        else:
+            try:
+                if self._refused:
+                    await self._wait_for_room()
+                else:
+                    self._patience = math.inf
+                    await trio.lowlevel.wait_readable(self._fd)
+            except trio.ClosedResourceError:
+                pass  # a nudge, a recall, or the port was closed
+            finally:
+                self._patience = 0.0
+        if self._closed:
+            _refuse_closed()
+        recalled, self._recalled = self._recalled, False
+        if recalled and not self._again:
+            return False
+        self._again = self._refused = False
+        return True
 
-    async def _wait(self) -> None:
+    async def _wait_for_room(self) -> None:
         # That a full peer of a ROUTER has room again can't be asked, only tried.  Mostly the descriptor tells; but if
         # EVENTS were read after the send that was refused, they may have swallowed the news.
-        try:
-            if self._refused:
-                self._patience = self._retry
-                with trio.move_on_after(self._retry) as scope:
-                    await trio.lowlevel.wait_readable(self._fd)
-                if scope.cancelled_caught:
-                    self._retry = min(2 * self._retry, LAST_RETRY)
-            else:
-                self._patience = math.inf
-                await trio.lowlevel.wait_readable(self._fd)
-        except trio.ClosedResourceError:
-            pass  # a nudge, or the port was closed
-        finally:
-            self._patience = 0.0
+        self._patience = self._retry
+        with trio.move_on_after(self._retry) as scope:
+            await trio.lowlevel.wait_readable(self._fd)
+        if scope.cancelled_caught:
+            self._retry = min(2 * self._retry, LAST_RETRY)
+
+    def recall(self) -> None:
+        self._recalled = True
+        trio.lowlevel.notify_closing(self._fd)
 
     def settled(self) -> bool:
         if self._untold:
             return False
-        if not self._quiet:
-            self._quiet = not self._ask_events() & POLLIN
+        if not self._quiet and self._ask_events() & POLLIN:
+            self._alone = 0
+        else:
+            self._quiet = True
         return self._quiet
 
     def _ask_events(self) -> int:
         """Return EVENTS; whatever they use up is minded."""
         raise NotImplementedError
 
-    def _take_batch(self, received: list[Received]) -> None:
-        """Receive messages until there are none or they are many."""
-        large = 0
+    def _take_all(self, received: list[Received]) -> None:
+        """Receive messages until there are none or they are many.
+
+        EVENTS cost a system call or two, an empty recv() an exception, which is as much as two of them.  So where
+        messages come alone, one is received unasked, and whether there is another is left to `settled`, which most
+        often has a send to mind as well.  Where not, EVENTS are asked while there may be one message or two, and only a
+        longer row is read to its bitter end.
+        """
         try:
-            for _ in range(BATCH - 1):
-                large += self._take(received)
-                if large > BATCH_BYTES:
-                    break
+            if self._alone >= ALONE and not self._refused:
+                self._take(received)
+                self._quiet = False
+                return
+            self._quiet = not self._ask_events() & POLLIN
+            if self._quiet:
+                return
+            self._take(received)
+            self._quiet = not self._get(EVENTS) & POLLIN
+            if self._quiet:
+                self._alone += 1
+            else:
+                self._alone = 0
+                self._take_batch(received)
         except zmq.Again:
             self._quiet = True
-            return
+
+    def _take_batch(self, received: list[Received]) -> None:
+        """Receive many messages, or until Again is raised."""
+        large = 0
+        for _ in range(BATCH - 1):
+            large += self._take(received)
+            if large > BATCH_BYTES:
+                break
         self._again = True
 
     def _take(self, received: list[Received]) -> int:
@@ -167,7 +204,7 @@ class ZmqPort:
         except zmq.Again:
             self._refused = True
             if self._patience > self._retry:
-                # This is not from inside `ready`, and `run` would wait too long.
+                # Whoever waits would wait too long.
                 self._nudge()
             return False
         self._retry = FIRST_RETRY
@@ -180,7 +217,7 @@ class ZmqPort:
         return True
 
     def _nudge(self) -> None:
-        """Have `run` call `ready` soon."""
+        """Have `wait` return soon."""
         self._again = True
         # Wakes the task that waits for the descriptor, at no cost to the waits that are never disturbed.
         trio.lowlevel.notify_closing(self._fd)

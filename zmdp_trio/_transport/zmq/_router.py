@@ -22,7 +22,7 @@ from ..._wire.frames import Frame, Frames
 from .._seam import Lost, Options, PeerGone, Received
 from ._context import SharedContext
 from ._monitor import Monitor
-from ._port import BY_REFERENCE, DONTWAIT, EVENTS, POLLIN, ZmqPort
+from ._port import BY_REFERENCE, DONTWAIT, EVENTS, ZmqPort
 from ._silence import KNOWN, cut, silence
 
 MONITORED: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
@@ -128,14 +128,7 @@ class RouterPort(ZmqPort):
         received: list[Received] = []
         if self._monitor.news:
             self._read_monitor()  # before EVENTS: then nothing that came before a loss is overlooked
-        # EVENTS cost a system call, an empty recv() an exception, which is as much as two of them.  So EVENTS are
-        # asked while there may be one message or two, and only a longer row is read to its bitter end.
-        self._quiet = not self._ask_events() & POLLIN
-        if not self._quiet:
-            self._take(received)
-            self._quiet = not self._get(EVENTS) & POLLIN
-            if not self._quiet:
-                self._take_batch(received)
+        self._take_all(received)
         if self._ended and not received:
             received.extend((peer, _ENDED) for peer in self._ended)
             self._ended.clear()

@@ -8,6 +8,7 @@ from . import connections as connections
 from . import endpoints as endpoints
 from . import messages as messages
 from . import queues as queues
+from . import waiting as waiting
 from .cancellation import Endurance as Endurance
 from .cancellation import check_random_cancellation as check_random_cancellation
 from .ends import End as End

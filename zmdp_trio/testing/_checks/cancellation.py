@@ -1,4 +1,4 @@
-"""Whether a transport keeps its promises however often its `run` is cancelled."""
+"""Whether a transport keeps its promises however often those are cancelled who wait for it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Endurance:
 
     #: Messages that were sent and arrived, in each direction.
     messages: int
-    #: How often `Port.run` was cancelled and called again.
+    #: How often `Port.wait` was cancelled and called again.
     cancellations: int
     #: How often a message was refused because a queue was full.
     refusals: int
 
 
 class _Interrupter(trio.abc.Instrument):
-    """Cancels ports' `run` at random, wherever it waits just then, and calls it again."""
+    """Cancels those who wait for ports at random, and has them wait again."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -94,7 +94,7 @@ class _Direction:
 
 
 async def check_random_cancellation(transport: Transport, *, messages: int = 100_000, seed: int = 0) -> Endurance:
-    """Send messages both ways while `Port.run` is cancelled at random at each of its checkpoints, and called again.
+    """Send messages both ways while `Port.wait` is cancelled at random at each of its checkpoints, and called again.
 
     Messages go out in rows, one direction beside the other, and both have to arrive before the next rows are sent: so
     neither later traffic nor later cancellations can cover a wake-up that was missed.

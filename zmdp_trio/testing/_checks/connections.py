@@ -111,4 +111,4 @@ async def a_closed_port_can_not_be_used(transport: Transport) -> None:
         with refused(trio.ClosedResourceError):
             bound.port.receive()
         with refused(trio.ClosedResourceError):
-            await bound.port.run(lambda: None)
+            await bound.port.wait()

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from ..._nursery import open_plain_nursery, raise_plain
-from ..._transport import DIALLED, Connected, Frame, Lost, Options, PeerGone, Port, Received
+from ..._transport import DIALLED, Connected, Frame, Lost, Options, PeerGone, Port, Received, attend
 
 OPTIONS = Options()
 
@@ -79,9 +79,9 @@ class End:
         return sum(map(len, self._queues.values()))
 
     async def run(self) -> None:
-        """Run the port until it is closed."""
+        """Take turns at the port's news until it is closed."""
         with suppress(trio.ClosedResourceError):
-            await self.port.run(self.turn)
+            await attend(self.port, self.turn)
 
     async def arrival(self) -> None:
         """Wait until something is there that has come."""

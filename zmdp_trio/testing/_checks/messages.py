@@ -68,7 +68,7 @@ async def one_message_at_a_time_never_stalls(transport: Transport) -> None:
             dialled.post(DIALLED, b"%d" % number)
             assert await dialled.get_frames() == [b"%d" % number]
             if number % 7 == 0:
-                bound.post(peer, b"extra")  # sent outside of `ready`
+                bound.post(peer, b"extra")  # not after a `wait`
                 assert await dialled.get_frames() == [b"extra"]
 
 

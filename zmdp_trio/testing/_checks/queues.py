@@ -76,8 +76,8 @@ async def _turns(end: End, seconds: float) -> int:
 
 
 @check
-async def news_of_room_is_not_swallowed_outside_of_ready(transport: Transport) -> None:
-    """Whoever uses the port takes the signal that `run` waits for, and may not offer anything again."""
+async def news_of_room_is_not_swallowed_by_others(transport: Transport) -> None:
+    """Whoever uses the port takes the signal that `wait` waits for, and may not offer anything again."""
     async with transport.pair() as ends:
         for source, name, target in directions(*ends):
             await trio.testing.wait_all_tasks_blocked()
