@@ -12,8 +12,7 @@ import pytest
 from answers import EXPIRED, GONE, INVALID, LOST, NOT_FOUND, OVERLOADED, REJECTED, bodies, counted, errors, final
 from stage import EPOCH, Stage, ask, check_counters, hello, session_id
 
-from zmdp_trio._core.broker import Job, JobState
-from zmdp_trio._core.broker import service as services
+from zmdp_trio._core.broker import Job, JobState, queue
 from zmdp_trio._settings import MIB
 from zmdp_trio._wire import commands as c
 
@@ -631,7 +630,7 @@ def test_what_a_worker_may_not_have_costs_it_nothing(monkeypatch: pytest.MonkeyP
     assert not stage.service("echo")._choosy
 
 
-@mock.patch.object(services, "MAX_REJECTIONS", 2)
+@mock.patch.object(queue, "MAX_REJECTIONS", 2)
 def test_those_that_were_rejected_by_ever_more_workers_do_not_wait_without_end() -> None:
     stage = Stage()
     busy, client = stage.worker("echo", name="busy"), stage.client()

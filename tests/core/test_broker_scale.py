@@ -13,7 +13,7 @@ import pytest
 from answers import EXPIRED, bodies, errors, final
 from stage import Speaker, Stage, ask
 
-from zmdp_trio._core.broker import machine as machines
+from zmdp_trio._core.broker import beats, machine
 from zmdp_trio._core.broker.job import Job
 from zmdp_trio._core.broker.service import AHEAD
 from zmdp_trio._core.link import Link
@@ -38,8 +38,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     count(Link, "beat")
     count(Job, "suits")
-    count(machines.BrokerMachine, "_is_busy")
-    count(machines.BrokerMachine, "_expire")
+    count(machine.BrokerMachine, "_is_busy")
+    count(machine.BrokerMachine, "_expire")
     return counted
 
 
@@ -52,7 +52,7 @@ def many(stage: Stage, number: int) -> list[Speaker]:
 
 def test_a_beat_sees_to_some_sessions_at_a_time_and_to_each_of_them_once(calls: Counter[str]) -> None:
     stage = Stage()
-    clients = many(stage, 2 * machines.BEATS + 10)
+    clients = many(stage, 2 * beats.BEATS + 10)
     broker = stage.broker
     seen = []
     stage.now = stage.deadline
@@ -60,14 +60,14 @@ def test_a_beat_sees_to_some_sessions_at_a_time_and_to_each_of_them_once(calls: 
         before = calls["beat"]
         broker.handle_timer(now=stage.now)
         seen.append(calls["beat"] - before)
-    assert seen == [machines.BEATS, machines.BEATS, 10]
+    assert seen == [beats.BEATS, beats.BEATS, 10]
     assert broker.deadline == stage.now + broker.settings.heartbeat
     assert len(clients) == sum(seen)
 
 
 def test_a_session_that_ends_while_others_are_seen_to_is_passed_over(calls: Counter[str]) -> None:
     stage = Stage()
-    clients = many(stage, machines.BEATS + 2)
+    clients = many(stage, beats.BEATS + 2)
     broker = stage.broker
     stage.now = stage.deadline
     broker.handle_timer(now=stage.now)
@@ -80,7 +80,7 @@ def test_a_session_that_ends_while_others_are_seen_to_is_passed_over(calls: Coun
 def test_deadlines_that_come_together_are_met_some_at_a_time(calls: Counter[str]) -> None:
     stage = Stage(**ROOM)
     worker, client = stage.worker("echo"), stage.client()
-    number = 2 * machines.DUE + 10
+    number = 2 * machine.DEADLINES + 10
     client.send(ask(1), *(ask(id, left=2.0) for id in range(2, number + 2)))
     stage.now = 2.0
     expired = []
@@ -88,7 +88,7 @@ def test_deadlines_that_come_together_are_met_some_at_a_time(calls: Counter[str]
         before = calls["_expire"]
         stage.broker.handle_timer(now=stage.now)
         expired.append(calls["_expire"] - before)
-    assert expired == [machines.DUE, machines.DUE, 10]
+    assert expired == [machine.DEADLINES, machine.DEADLINES, 10]
     stage.flush()
     assert errors(client) == [(id, *EXPIRED) for id in range(2, number + 2)]
     assert len(worker.take()) == 1

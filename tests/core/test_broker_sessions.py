@@ -22,7 +22,7 @@ from stage import (
 )
 
 from zmdp_trio._core.broker import workers
-from zmdp_trio._core.broker.machine import MAX_SHUNNED
+from zmdp_trio._core.broker.greetings import MAX_SHUNNED
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
 

@@ -16,8 +16,8 @@ from fuzzing import HEADS, nested
 from stage import EPOCH, Speaker, Stage, ask, check_counters, hello
 
 from zmdp_trio._core import link
+from zmdp_trio._core.broker.greetings import MAX_DROPPED, MAX_SHUNNED
 from zmdp_trio._core.broker.job import JOB_BYTES
-from zmdp_trio._core.broker.machine import MAX_DROPPED, MAX_SHUNNED
 from zmdp_trio._wire import commands as c
 from zmdp_trio._wire import zmdp1
 

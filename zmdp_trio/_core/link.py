@@ -83,7 +83,7 @@ class Link:
         "skipped",
     )
 
-    def __init__(self, dirty: list[Link], ledger: Ledger | None = None) -> None:
+    def __init__(self, dirty: list[Any], ledger: Ledger | None = None) -> None:
         """Make a link that enters itself into `dirty` when it has something to send; `ledger` counts what it keeps."""
         self._dirty = dirty
         self._ledger = ledger or Ledger()

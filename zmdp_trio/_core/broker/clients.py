@@ -8,11 +8,11 @@ from ..._errors import InvalidArgument, ProtocolError, RequestError, Unavailable
 from ..._wire import commands as c
 from ..shared import is_reserved
 from ..weights import headers_size, request_weight, weight
+from .awaited import AwaitedKeys
 from .claims import Claim
 from .directory import Directory
 from .job import JOB_BYTES, Job, deadline_of
 from .keys import Caller, KeyedClient
-from .recovery import Recovery
 from .service import Service
 from .session import Session
 
@@ -20,7 +20,7 @@ from .session import Session
 ANSWERS_WAITING: Final = 4 * 2**20
 
 
-class ClientCommands(Recovery):
+class ClientCommands(AwaitedKeys):
     """The broker's side of its clients: requests, credit, and leaving."""
 
     _directory: Directory

@@ -1,4 +1,4 @@
-"""From the queue to a worker, and what happens when either end of a job is lost."""
+"""From the queue to a worker; and back, where the worker is lost, or will not run what it got."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from abc import abstractmethod
 
 from ..._errors import (
     BrokerLost,
-    DeadlineExceeded,
     MessageTooLarge,
     RequestError,
     RequestRejected,
@@ -17,25 +16,22 @@ from ..._errors import (
 )
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..link import Ledger, Link
-from ..weights import request_weight, weight
-from .job import CANCELLING, DISPATCHED, INFINITE, JOB_BYTES, QUEUED, RUNNING, TRANSITIONS, Job, JobInput
-from .keys import Caller, KeyedClient, KeyTable
-from .placement import Placement, in_order
+from ..weights import request_weight
+from .endings import Endings
+from .job import CANCELLING, DISPATCHED, INFINITE, Job, JobInput
+from .placement import in_order
 from .service import Offer, Service
-from .session import Session
+from .session import Session, SessionLink
 
 
-class Dispatcher(Placement):
-    """The jobs' side of the broker: their queues, and every change of a job's state."""
+class Dispatcher(Endings):
+    """The jobs' side of the broker: who gets them, and when."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.draining = False
-        #: Requests, and what waits for clients.
-        self._ledger = Ledger()
-        self._keys = KeyTable(settings, self._ledger)
-        self._dirty: list[Link] = []
+        #: Links that have something to send.
+        self._dirty: list[SessionLink] = []
         self._next_job = 0
         #: Until when peers may come back that were with the broker before this one; there may have been none.
         self._recovery_ends = -math.inf
@@ -149,8 +145,6 @@ class Dispatcher(Placement):
             offer.service.set_slots(offer, offer.lease)
             self._feed(offer, now)
 
-    # ---- the end of a job
-
     def _settle(self, job: Job, event: JobInput, now: float) -> None:
         """A worker is done with a job, one way or another: its slot is free for the next."""
         offer = self._withdraw(job)
@@ -158,95 +152,7 @@ class Dispatcher(Placement):
         if offer.service.queued:
             self._feed(offer, now)
 
-    def _withdraw(self, job: Job) -> Offer:
-        """Take a job away from its worker."""
-        offer, service = job.offer, job.service
-        assert offer is not None
-        del offer.session.held[job.id]
-        if job.state is RUNNING:
-            service.running -= 1
-        else:
-            service.cancelling -= 1
-        service.free_slot(offer)
-        job.offer = None
-        return offer
-
-    def _end(self, job: Job, event: JobInput) -> None:
-        state = job.state
-        if state is not CANCELLING:
-            del job.client.requests[job.client_id]
-        # As `Job.step` and `_let_go` do: each request ends here, and this is two calls less.
-        job.state = TRANSITIONS[state][event]
-        if job.request is None:
-            self._ledger.bytes -= JOB_BYTES
-        else:
-            self._ledger.bytes -= JOB_BYTES + job.size
-            job.request = None
-        if not job.service.offers:
-            self._forget_service(job.service)
-
-    def _let_go(self, job: Job) -> None:
-        """A job's request will not be sent again."""
-        if job.request is not None:
-            self._ledger.bytes -= job.size
-            job.request = None
-
-    def _tell(self, job: Job, error: RequestError) -> None:
-        """Send a job's client an error of the broker's own."""
-        command = c.Error.of(job.client_id, error)
-        job.client.link.put(command, weight(command))
-
-    def _refuse(self, job: Job, error: RequestError) -> None:
-        job.service.counters.refused += 1
-        self._tell(job, error)
-        self._end(job, JobInput.REFUSE)
-
-    def _expire(self, job: Job) -> None:
-        job.service.counters.expired += 1
-        self._tell(job, DeadlineExceeded("the deadline passed before a worker was free"))
-        self._end(job, JobInput.EXPIRE)
-
-    def _leave(self, job: Job | Caller, now: float) -> None:
-        """The caller has left: drop the job, or have its worker cancel it."""
-        if isinstance(job, Caller):
-            execution = job.entry.job
-            last = self._keys.leave(job)
-            if last and execution is not None:
-                self._leave(execution, now)
-            elif not last:
-                self._share_deadline(job.entry, now)
-            return
-        if job.state is QUEUED:
-            self._timers.cancel(job)
-            job.service.dequeue(job)
-            job.service.counters.cancelled += 1
-            self._end(job, JobInput.CANCEL)
-            return
-        del job.client.requests[job.client_id]
-        job.step(JobInput.CANCEL)
-        self._let_go(job)
-        job.service.running -= 1
-        job.service.cancelling += 1
-        assert job.offer is not None
-        job.offer.session.link.put(c.Cancel(job.id))
-
-    # ---- time
-
-    def _move_deadline(self, job: Job, deadline: float) -> None:
-        job.deadline = deadline
-        if job.state is QUEUED:
-            self._timers.set(job, min(deadline, job.appear))
-
-    def _forward_time_left(self, job: Job, left: float) -> None:
-        if job.offer is not None:
-            job.offer.session.link.put_heartbeat(job.id, left)
-
-    def _share_deadline(self, entry: KeyedClient, now: float) -> None:
-        """A keyed execution lasts as long as the most patient of its callers."""
-        job, deadline = entry.job, entry.deadline
-        if job is not None and job.deadline != deadline:
-            self._move_deadline(job, deadline)
-            self._forward_time_left(job, max(deadline - now, 0.0))
+    # ---- jobs that wait for too long
 
     def _on_job_timer(self, job: Job, now: float) -> None:
         """A queued job's deadline has come, or no worker has."""

@@ -1,15 +1,16 @@
-"""The broker's machine: who its peers are, from their greetings to their farewells.
+"""The broker's machine, as its engine and its shell know it; each of its rooms is a base class, in a module of its own.
+
+A connection's way: `Greetings` say whose it is, and what becomes of that session; `Beats` look who is silent.  Peers of
+older dialects come by `LegacyArrivals`; from then on their links say, and are told, the same commands.
 
 A request's way: `ClientCommands._on_request` makes a job; `Placement` says which service it belongs to; `Dispatcher`
 finds a worker for it, or lets it wait; `WorkerCommands` pass on what the worker says; a CANCEL, or the loss of either
-side, ends it early.  After a restart, `Recovery` makes the job, of what its client claims and a worker holds.  Peers of
-older dialects come by `LegacyArrivals`; from then on their links say, and are told, the same commands.
+side, ends it early; and `Endings` tell the client, and close the books.  After a restart, `Recovery` makes the job, of
+what its client claims and a worker holds, and `AwaitedKeys` have those wait who ask for what a worker may have.
 """
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -17,31 +18,25 @@ from typing import Any, Final
 from ..._errors import ProtocolError
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..._wire import zmdp1
 from ..._wire.frames import Frame
-from ..link import Link
+from .beats import Beats
 from .claims import AwaitedKey, Claim, Holding
 from .clients import CLIENT_COMMANDS, ClientCommands
 from .demand import Demand
 from .directory import Directory
+from .greetings import PEER_COMMANDS
 from .job import Job
-from .legacy import Due, LegacyPeer
-from .legacy.arrivals import LegacyArrivals, is_ours, text_of
+from .legacy import Finder
 from .recovery import Recovery
 from .service import Service
-from .session import Session
+from .session import Session, SessionLink
 from .workers import WORKER_COMMANDS, WorkerCommands
 
-#: Peers that were told that they are not welcome, or are gone, and are ignored from then on.
-MAX_SHUNNED = 10_000
-#: Peers that were dropped, and that nobody has taken note of yet.
-MAX_DROPPED: Final = 1_000
-#: Sessions that are seen to, and deadlines that are met, before requests get their turn: half a millisecond's work.
-BEATS: Final = 256
-DUE: Final = 256
+#: Deadlines that are met before requests get their turn: half a millisecond's work.
+DEADLINES: Final = 256
 
 
-class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
+class BrokerMachine(ClientCommands, WorkerCommands, Beats):
     """Sessions, jobs, and services.
 
     The engine calls `receive`, `lost`, `handle_timer`; then sends what the links in `take_dirty` hold.
@@ -63,25 +58,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self.protocols = protocols
         self.epoch = epoch
         self._directory = Directory(name, self._services, self._routes)
-        self._peers: dict[bytes, Session] = {}
-        self._sessions: dict[Any, Session] = {}
-        self._shunned: OrderedDict[bytes, None] = OrderedDict()
-        self._farewells: dict[bytes, LegacyPeer] = {}
-        self._refused: dict[bytes, LegacyPeer] = {}
-        self._next_beat = math.inf
-        #: Sessions that the beat which is due has not come to, the next one last.
-        self._to_beat: list[Session] = []
         #: The session for which `busy` was last true.
         self._busy: Session | None = None
-        self._dropped: list[tuple[str, str]] = []
-        #: Peers that were told to come again later, since there were too many.
-        self.turned_away = 0
-        #: Messages and commands that were not to be expected.
-        self.protocol_errors = 0
-        #: Messages that came twice, in sessions that are over.
-        self.duplicates = 0
-        #: Commands whose tags are unknown, in sessions that are over.
-        self._skipped = 0
 
     # ---- for the engine
 
@@ -102,10 +80,7 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
                 if session.ended:
                     return
         except ProtocolError as error:
-            if isinstance(session.link, LegacyPeer):
-                self._blame_legacy(session, frames, error, now)
-            else:
-                self._drop(session, str(error), now)
+            self._blame(session, frames, error, now)
         if not session.is_worker and session.link.outbox_bytes > 2 * self.settings.outbox:
             # What waits for a worker is what clients sent: it gets no more work, and keeps what it has.
             self._drop(session, "it does not read what it asked for", now)
@@ -139,8 +114,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         self._timers.now = self._keys.now = now
         if now >= self._next_beat:
             self._beat(now)
-        for key in islice(self._timers.pop_due(now), DUE):
-            if isinstance(key, Due):
+        for key in islice(self._timers.pop_due(now), DEADLINES):
+            if isinstance(key, Finder):
                 self._obey(key, now)
             elif isinstance(key, Job):
                 self._on_job_timer(key, now)
@@ -164,16 +139,11 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         beat, timer = self._next_beat, self._timers.deadline
         return beat if beat < timer else timer
 
-    def take_dirty(self) -> list[Link]:
+    def take_dirty(self) -> list[SessionLink]:
         """Return the links that have something to send, and forget them."""
         dirty = self._dirty[:]
         self._dirty.clear()
         return dirty
-
-    def take_dropped(self) -> list[tuple[str, str]]:
-        """Return the peers that were dropped, or turned away, and why, for a log; and forget them."""
-        dropped, self._dropped = self._dropped, []
-        return dropped
 
     def drain(self) -> None:
         """Refuse new requests from now on, and tell everybody."""
@@ -207,127 +177,6 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         for session in self._sessions.values():
             session.link.put(c.Goodbye("the broker stops"))
 
-    # ---- greetings
-
-    def _receive_greeting(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
-        if peer in self._shunned:
-            return
-        if not is_ours(frames):
-            self._receive_legacy(peer, frames, now)
-            return
-        try:
-            commands, skipped = zmdp1.decode(frames)
-            self._skipped += skipped
-            hello = commands[1] if len(commands) > 1 else None
-            if isinstance(hello, c.Goodbye):
-                # It left before its greeting did.
-                return
-            if not isinstance(hello, c.Hello):
-                raise ProtocolError("greet first")
-            if self.protocols is not None and zmdp1.NAME not in self.protocols:
-                raise ProtocolError(self._what_is_spoken)
-            if hello.version != c.VERSION:
-                raise ProtocolError(f"version {hello.version} is not supported, this broker speaks {c.VERSION}")
-            if not 16 <= len(hello.session) <= c.MAX_NAME or len(hello.name.encode()) > c.MAX_NAME:
-                raise ProtocolError(f"a session id has 16 to {c.MAX_NAME} bytes, a name at most as many")
-            if hello.session not in self._sessions and not self._has_room():
-                self._turn_away(peer)
-                return
-            self._greet(peer, hello, commands[0].received, now)
-        except ProtocolError as error:
-            session = self._peers.pop(peer, None)
-            if session is not None:
-                self._end_session(session, now)
-            self._shun(peer, session, str(error))
-
-    def _greet(self, peer: bytes, hello: c.Hello, received: int, now: float) -> None:
-        session = self._sessions.get(hello.session)
-        if session is not None and session.link.peer is not None:
-            # The old connection is dead, though nobody told us yet.
-            self._peers.pop(session.link.peer, None)
-            session.link.close()
-        if hello.epoch not in (b"", self.epoch):
-            self._note_predecessor(now)
-        resumed = session is not None and hello.epoch == self.epoch and not session.is_worker and hello.offers is None
-        if session is not None and not resumed:
-            self._end_session(session, now)
-        if session is None or not resumed:
-            handlers = self._handlers(is_worker=hello.offers is not None)
-            session = Session.of(hello, self._dirty, handlers, self._ledger, self.settings)
-            self._sessions[hello.session] = session
-            received = 0
-        self._timers.cancel(session)
-        self._peers[peer] = session
-        session.heard = now
-        session.resumed = resumed
-        session.link.open(peer, received)
-        self._welcome(session)
-        if self.draining:
-            session.link.put(c.Drain())
-        if hello.offers:
-            self._on_offers(session, hello.offers, now)
-        self._expect_beats(now)
-
-    def _welcome(self, session: Session) -> None:
-        welcome = c.Welcome(
-            version=c.VERSION,
-            broker=self.name,
-            epoch=self.epoch,
-            resumed=session.resumed,
-            limits=c.Limits.of(self.settings),
-            heartbeat=self.settings.heartbeat,
-            features=[],
-        )
-        assert isinstance(session.link, Link)
-        session.link.put_uncounted(welcome, received=session.link.received)
-
-    def _has_room(self) -> bool:
-        return len(self._sessions) < self.settings.broker_sessions
-
-    def _handlers(self, *, is_worker: bool) -> dict[type[c.Command], Any]:
-        return WORKER if is_worker else CLIENT
-
-    def _expect_beats(self, now: float) -> None:
-        self._next_beat = min(self._next_beat, now + self.settings.heartbeat)
-
-    def _turn_away(self, peer: bytes) -> None:
-        """Too many peers are here: tell one to come again later."""
-        self.turned_away += 1
-        self._dismiss(peer, None, f"{self.settings.broker_sessions:,} peers are here, come again later", refused=False)
-
-    def _shun(self, peer: bytes, session: Session | None, reason: str) -> None:
-        """Tell a peer once that it is not welcome; ignore it from then on."""
-        self.protocol_errors += 1
-        self._dismiss(peer, session, reason, refused=True)
-
-    def _dismiss(self, peer: bytes, session: Session | None, reason: str, *, refused: bool) -> None:
-        self._note_dropped(peer, session, reason)
-        self._ignore_peer(peer)
-        link = Link(self._dirty)
-        link.peer = peer
-        link.put_uncounted(c.Goodbye(reason, refused=refused))
-
-    def _ignore_peer(self, peer: bytes) -> None:
-        """Pass over whatever comes over this connection."""
-        self._shunned[peer] = None
-        if len(self._shunned) > MAX_SHUNNED:
-            self._shunned.popitem(last=False)
-
-    def _note_dropped(self, peer: bytes, session: Session | None, reason: str, *, what: str = "") -> None:
-        if len(self._dropped) < MAX_DROPPED:
-            self._dropped.append((what + _describe(peer, session), reason))
-
-    def _drop(self, session: Session, reason: str, now: float) -> None:
-        """A peer broke the protocol, or does not read: forget it, tell it once, ignore it."""
-        if isinstance(session.link, LegacyPeer):
-            self._dismiss_legacy(session, reason, now)
-            return
-        peer = session.link.peer
-        self._end_session(session, now)
-        if peer is not None:
-            self._peers.pop(peer, None)
-            self._shun(peer, session, reason)
-
     def _relieve(self, now: float) -> None:
         """Too much waits for all clients together: drop those that let most wait, until it does not."""
         clients = (session for session in self._sessions.values() if not session.is_worker and session.link.held_bytes)
@@ -336,56 +185,8 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
             if self._ledger.bytes <= self.settings.broker_memory:
                 return
 
-    def _end_session(self, session: Session, now: float, *, polite: bool = False) -> None:
-        """A peer is gone for good: its requests are cancelled, the jobs it held are lost."""
-        session.ended = True
-        self._timers.cancel(session)
-        if self._sessions.get(session.id) is session:
-            del self._sessions[session.id]
-        if session.link.peer is not None:
-            self._peers.pop(session.link.peer, None)
-        session.link.close()
-        session.link.drop_outbox()
-        session.link.reset()
-        self.duplicates += session.link.duplicates
-        self._skipped += session.link.skipped
-        for job in list(session.requests.values()):
-            self._leave(job, now)
-        self._forget_holdings(session)
-        self._remove_worker(session, now, lost=not (session.draining or polite))
-
-    def _beat(self, now: float) -> None:
-        """See to some sessions; to all of them in one go would keep requests waiting, where there are thousands."""
-        # Who was asleep can't tell who was silent: what they said may still wait to be read.
-        awake = now <= self._next_beat + self.settings.heartbeat
-        if not self._to_beat:
-            self._forget_farewells()
-            self._tell_refused()
-            self._to_beat = list(self._sessions.values())
-            self._to_beat.reverse()
-        for session in reversed(self._to_beat[-BEATS:]):
-            if session.link.opened:
-                session.link.beat()
-                self._beat_requests(session)
-                if awake:
-                    self._check_life(session, now)
-        del self._to_beat[-BEATS:]
-        if not self._to_beat:
-            self._next_beat = now + self.settings.heartbeat if self._sessions else math.inf
-
-    # ---- from clients and workers
-
-    def _on_goodbye(self, session: Session, command: c.Goodbye, now: float) -> None:
-        self._end_session(session, now, polite=True)
-
-    def _on_hello(self, session: Session, command: c.Hello, now: float) -> None:
-        """The greeting came again: our answer may have been lost."""
-        if command.session != session.id:
-            raise ProtocolError("a second session over the same connection")
-        self._welcome(session)
-
-    def _ignore(self, session: Session, command: c.Command, now: float) -> None:
-        """The BATCH was the link's."""
+    def _handlers(self, *, is_worker: bool) -> dict[type[c.Command], Any]:
+        return WORKER if is_worker else CLIENT
 
     # ---- statistics
 
@@ -413,19 +214,6 @@ class BrokerMachine(LegacyArrivals, ClientCommands, WorkerCommands):
         return list(self._sessions.values())
 
 
-def _describe(peer: bytes, session: Session | None) -> str:
-    """Say who a peer is, for people: an identity that is a text stands there as such, and once."""
-    text = text_of(peer)
-    if session is None:
-        return f"peer {text!r}" if text else f"peer ({peer.hex()})"
-    return f"{session.role} {session.name!r}" + ("" if session.name == text else f" ({peer.hex()})")
-
-
 #: What each command does, by who sends it: anything else from a greeted peer is a breach of the protocol.
-_BOTH: Final[dict[type[c.Command], Any]] = {
-    c.Batch: BrokerMachine._ignore,
-    c.Hello: BrokerMachine._on_hello,
-    c.Goodbye: BrokerMachine._on_goodbye,
-}
-CLIENT: Final = _BOTH | CLIENT_COMMANDS
-WORKER: Final = _BOTH | WORKER_COMMANDS | {c.Holdings: Recovery._on_holdings}
+CLIENT: Final = PEER_COMMANDS | CLIENT_COMMANDS
+WORKER: Final = PEER_COMMANDS | WORKER_COMMANDS | {c.Holdings: Recovery._on_holdings}

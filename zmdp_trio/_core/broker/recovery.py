@@ -5,9 +5,7 @@ that the last one gave them: those that run, and the outcomes of those that ende
 wait for.  Where the two meet, the request becomes a job that runs, and its worker sends what the caller has not got.
 A claim that nobody answers within the resume limit ends as BrokerLost; what nobody claims, its worker cancels.
 
-A key needs more care, since its requests may come from anybody, also from those who ask for the first time.  As long
-as workers may yet come back, a key that is not known is awaited, not run; and where a worker has it, the caller whose
-request it was gets half of the resume limit to claim it first, since only that one can go on with partial replies.
+Requests with a key need more care: see `AwaitedKeys`.
 """
 
 from __future__ import annotations
@@ -15,14 +13,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 
-from ..._errors import BrokerLost, DeadlineExceeded, InvalidArgument, ProtocolError, RequestError
+from ..._errors import BrokerLost, DeadlineExceeded, ProtocolError, RequestError
 from ..._settings import Settings
 from ..._wire import commands as c
-from ..shared import MAX_HOLDINGS, Fingerprint, Origin, fingerprint, is_reserved
-from ..weights import request_weight, weight
+from ..shared import MAX_HOLDINGS, Fingerprint, Origin, is_reserved
+from ..weights import weight
 from .claims import AwaitedKey, Claim, Holding
 from .dispatcher import Dispatcher
-from .job import JOB_BYTES, Job, JobInput, deadline_of
+from .job import JOB_BYTES, Job, JobInput
 from .keys import Caller, KeyedClient
 from .service import Offer
 from .session import Session
@@ -38,7 +36,6 @@ class Recovery(Dispatcher):
         super().__init__(settings)
         self._claims: dict[Origin, Claim] = {}
         self._holdings: dict[Origin, Holding] = {}
-        self._awaited: dict[tuple[str, str], AwaitedKey] = {}
         #: Requests, and bytes of them, that wait for what workers may have of them.
         self._waiting = self._waiting_bytes = 0
 
@@ -48,16 +45,28 @@ class Recovery(Dispatcher):
             self._recovery_ends = now + self.settings.resume
 
     @abstractmethod
-    def _on_request(self, session: Session, request: c.Request, now: float) -> None:
-        """Take a request."""
-
-    @abstractmethod
     def _answer_error(self, session: Session, request: c.Request, error: RequestError) -> None:
         """Answer a request that no job was made of."""
 
     @abstractmethod
     def _too_many(self, session: Session, requests: int) -> RequestError | None:
         """Why a client may not have that many requests; None if it may."""
+
+    @abstractmethod
+    def _await_key(self, claim: Claim, name: str, payload: Fingerprint | None, now: float) -> bool:
+        """Let a claim wait for its key, or have what there is; tell whether it is taken care of.
+
+        Raises:
+            InvalidArgument: the key belongs to a request with another payload.
+        """
+
+    @abstractmethod
+    def _associate(self, holding: Holding, name: str, now: float) -> None:
+        """Let those who ask for a key have what this worker has, unless somebody else has it."""
+
+    @abstractmethod
+    def _recover_keyed(self, holding: Holding, awaited: AwaitedKey, reader: Claim | None, now: float) -> None:
+        """Let an execution with a key go on: `reader` gets its partial replies, all who claim it get its outcome."""
 
     def _leave(self, job: Job | Caller | Claim, now: float) -> None:
         if isinstance(job, Claim):
@@ -112,115 +121,6 @@ class Recovery(Dispatcher):
         if claim is not None and holding.answers(claim):
             self._grant_claim(claim, holding, now)
 
-    def _associate(self, holding: Holding, name: str, now: float) -> None:
-        """Let those who ask for a key have what this worker has, unless somebody else has it."""
-        key = holding.service, name
-        if key in self._keys:
-            return
-        awaited = self._awaited.get(key)
-        if awaited is None:
-            awaited = self._awaited[key] = AwaitedKey(key, holding.payload)
-        if awaited.holding is None:
-            awaited.holding = holding
-            holding.awaited = awaited
-            self._timers.set(awaited, now + self.settings.resume / 2)
-
-    # ---- keys
-
-    def _await_key(self, claim: Claim, name: str, payload: Fingerprint | None, now: float) -> bool:
-        """Let a claim wait for its key, or have what there is; tell whether it is taken care of.
-
-        Raises:
-            InvalidArgument: the key belongs to a request with another payload.
-        """
-        key = claim.service, name
-        entry = self._keys.get(key)
-        if entry is not None:
-            if not self._may_join(claim, entry):
-                return False
-            self._unfile(claim)
-            self._join_claim(claim, entry, now)
-            return True
-        awaited = self._awaited.get(key)
-        if awaited is None:
-            if now >= self._recovery_ends:
-                return False
-            awaited = self._awaited[key] = AwaitedKey(key, payload)
-            self._timers.set(awaited, self._recovery_ends)
-        elif payload is not None and awaited.payload is not None and payload != awaited.payload:
-            raise InvalidArgument("this key was used with another payload")
-        if claim.request is None and awaited.holding is None:
-            self._timers.set(awaited, now + self.settings.resume)
-        awaited.payload = awaited.payload or payload
-        awaited.claims[claim] = None
-        claim.awaited = awaited
-        if awaited.ripe:
-            self._serve_awaited(awaited, now)
-        return True
-
-    def _await_new(self, session: Session, request: c.Request, now: float) -> bool:
-        """Have a request with a key that is not known wait, if a worker may have it; tell whether it does.
-
-        Raises:
-            InvalidArgument: the key belongs to a request with another payload.
-            Overloaded: too many wait.
-        """
-        if not self._awaited and now >= self._recovery_ends:
-            return False
-        assert request.key is not None
-        claim = Claim(session, request, deadline_of(request, now))
-        if self._waiting >= self.settings.queue_requests or self._waiting_bytes >= self.settings.queue_bytes:
-            raise self._overloaded("the broker was restarted, and too many requests wait for what workers have of them")
-        error = self._too_many(session, len(session.requests) + 1)
-        if error is not None:
-            raise error
-        if not self._await_key(claim, request.key, fingerprint(request), now):
-            return False
-        if claim.awaited is not None:
-            self._file(claim)
-            self._timers.set(claim, claim.deadline)
-        return True
-
-    def _ripen(self, awaited: AwaitedKey, now: float) -> None:
-        """Nobody else is expected to claim this first, or to bring it."""
-        awaited.ripe = True
-        if awaited.claims or awaited.holding is None:
-            self._serve_awaited(awaited, now)
-
-    def _serve_awaited(self, awaited: AwaitedKey, now: float) -> None:
-        """Give all that wait for a key what a worker has of it; or run it anew, where one of them can."""
-        for claim in [claim for claim in awaited.claims if claim.received]:
-            # Nobody has the partial replies that it has not got.
-            self._leave_claim(claim)
-            self._lose_claim(claim)
-        holding = awaited.holding
-        if holding is None:
-            self._run_awaited(self._take_awaited(awaited), awaited.key, now)
-        elif awaited.claims:
-            self._recover_keyed(holding, awaited, None, now)
-
-    def _run_awaited(self, claims: list[Claim], key: tuple[str, str], now: float) -> None:
-        """No worker has it: run it, if this broker was sent the request itself by one of them."""
-        claims.sort(key=lambda claim: claim.request is None)
-        for claim in claims:
-            self._unfile(claim)
-            entry = self._keys.get(key)
-            if claim.request is not None:
-                self._on_request(claim.session, claim.as_request(now), now)
-            elif entry is not None and self._may_join(claim, entry):
-                self._join_claim(claim, entry, now)
-            else:
-                self._lose_claim(claim)
-
-    def _take_awaited(self, awaited: AwaitedKey) -> list[Claim]:
-        del self._awaited[awaited.key]
-        self._timers.cancel(awaited)
-        for claim in awaited.claims:
-            claim.awaited = None
-        if awaited.holding is not None:
-            awaited.holding.awaited = None
-        return list(awaited.claims)
-
     # ---- where a claim and a holding meet
 
     def _grant_claim(self, claim: Claim, holding: Holding, now: float) -> None:
@@ -236,31 +136,6 @@ class Recovery(Dispatcher):
             self._forget_holding(holding)
             job = self._recover(holding, claim, claim.session, now)
             claim.session.requests[claim.id] = job
-
-    def _recover_keyed(self, holding: Holding, awaited: AwaitedKey, reader: Claim | None, now: float) -> None:
-        """Let an execution with a key go on: `reader` gets its partial replies, all who claim it get its outcome."""
-        claims = self._take_awaited(awaited)
-        if reader is not None:
-            claims.insert(0, reader)
-        first = claims[0]
-        # Only the one whose request it was could have got partial replies: it has come first, or too late.
-        entry = self._keys.restore(awaited.key, first.session.name, holding.payload or awaited.payload)
-        entry.origin = holding.origin
-        self._forget_holding(holding)
-        job = entry.job = entry.requests[first.id] = self._recover(holding, first, entry, now)
-        for claim in claims:
-            self._unfile(claim)
-            if claim is not reader and claim.received:
-                self._lose_claim(claim)
-            else:
-                self._keys.join(entry, claim.session, claim.id, claim.deadline)
-            if claim.request is not None:
-                self._adopt(job, claim.session, claim.request)
-        entry.joined = reader is None or len(claims) > 1
-        if reader is None:
-            entry.lose_reader()
-        job.deadline = entry.deadline
-        self._forward_time_left(job, max(job.deadline - now, 0.0))
 
     def _recover(self, holding: Holding, claim: Claim, client: Session | KeyedClient, now: float) -> Job:
         """Make a job of what a worker has, and have the worker go on with it."""
@@ -286,24 +161,6 @@ class Recovery(Dispatcher):
         caller, call = holding.origin
         worker.link.put(c.Resume(job.id, caller, call, received, claim.messages, claim.bytes, left))
         return job
-
-    def _adopt(self, job: Job, session: Session, request: c.Request) -> None:
-        """Let a recovered job run again, as this request may, whose payload is the same: it shares the execution."""
-        if job.request is None and not job.partials:
-            del job.client.requests[job.client_id]
-            job.client.requests[request.id] = job
-            job.owner, job.client_id = session, request.id
-            job.request, job.retries, job.wanted = request, request.retry, request.worker
-            job.size = request_weight(request)
-            self._ledger.bytes += job.size
-
-    def _may_join(self, claim: Claim, entry: KeyedClient) -> bool:
-        """Whether a claim misses nothing if it gets the outcome alone, without partial replies."""
-        return claim.received is None or (claim.received == 0 and claim.origin != entry.origin)
-
-    def _join_claim(self, claim: Claim, entry: KeyedClient, now: float) -> None:
-        self._keys.join(entry, claim.session, claim.id, claim.deadline)
-        self._share_deadline(entry, now)
 
     # ---- the end of claims and holdings
 
@@ -355,14 +212,6 @@ class Recovery(Dispatcher):
         self._timers.cancel(holding)
         del self._holdings[holding.origin]
         del holding.worker.holdings[holding.origin]
-        awaited = holding.awaited
-        if awaited is not None:
-            # Who waits for it may be served by a worker that has yet to come.
-            awaited.holding = holding.awaited = None
-            if awaited.claims:
-                self._timers.set(awaited, self._recovery_ends)
-            else:
-                self._take_awaited(awaited)
 
     def _forget_holdings(self, worker: Session) -> None:
         for holding in list(worker.holdings.values()):

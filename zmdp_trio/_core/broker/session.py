@@ -1,13 +1,14 @@
-"""A peer of the broker: a client or a worker."""
+"""A peer of the broker: a client or a worker; and what the machine asks of the link to it."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence, Sized
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..._settings import Settings
-from ..._wire.commands import Command, Hello, Limits
+from ..._wire.commands import Command, Credit, Hello, Limits
+from ..._wire.frames import Frame, Frames
 from ..link import Ledger, Link
 from ..shared import Origin
 
@@ -15,8 +16,67 @@ if TYPE_CHECKING:
     from .claims import Claim, Holding
     from .job import Job
     from .keys import Caller
-    from .legacy import LegacyPeer
     from .service import Offer
+
+
+class SessionLink(Protocol):
+    """What a session's commands come from, and are put into: a `Link`, or what stands for one.
+
+    The words are those of `Link`.  What an older dialect has no form for means nothing there, and costs nothing.
+    """
+
+    #: What the engine reaches the peer by; None while there is no connection.
+    peer: Any
+    #: Commands put now may leave at once.
+    opened: bool
+    outbox_bytes: int
+
+    # What the machine does.
+
+    def receive(self, frames: Sequence[Frame]) -> list[Any]: ...
+    def put(self, command: Command, size: int = 0) -> None: ...
+    def put_credit(self, credit: Credit) -> None: ...
+    def put_heartbeat(self, id: int, left: float | None = None) -> None: ...
+    def put_uncounted(self, command: Command, *, received: int = 0) -> None: ...
+    def beat(self) -> None: ...
+    def open(self, peer: Any, received: int) -> None: ...
+    def close(self) -> None: ...
+    def drop_outbox(self) -> list[Command]: ...
+    def reset(self) -> None: ...
+
+    # What kind of peer this is.
+
+    @property
+    def may_return(self) -> bool: ...
+    @property
+    def patience(self) -> float: ...
+    @property
+    def request_beats(self) -> bool: ...
+
+    # How things stand.
+
+    @property
+    def outbox(self) -> Sized: ...
+    @property
+    def held_bytes(self) -> int: ...
+    @property
+    def flushed(self) -> bool: ...
+    @property
+    def awaits_ack(self) -> bool: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+
+    # For the engine.
+
+    scheduled: bool
+
+    def schedule(self) -> None: ...
+    def next_batch(self) -> Frames | None: ...
+    def batch_sent(self) -> None: ...
 
 
 class Session:
@@ -63,7 +123,7 @@ class Session:
         id: Hashable,
         name: str,
         limits: Limits,
-        link: Link | LegacyPeer,
+        link: SessionLink,
         handlers: dict[type[Command], Any],
         *,
         is_worker: bool,
@@ -94,7 +154,12 @@ class Session:
 
     @classmethod
     def of(
-        cls, hello: Hello, dirty: list[Link], handlers: dict[type[Command], Any], ledger: Ledger, settings: Settings
+        cls,
+        hello: Hello,
+        dirty: list[SessionLink],
+        handlers: dict[type[Command], Any],
+        ledger: Ledger,
+        settings: Settings,
     ) -> Session:
         """Return the session that a peer of our own asks for.
 

@@ -153,13 +153,6 @@ class WorkerCommands(Dispatcher):
             if job is not None and job.state is RUNNING:
                 job.client.link.put_heartbeat(job.client_id)
 
-    def _beat_requests(self, session: Session) -> None:
-        """Tell a worker that takes silence for having left who still waits, for callers that don't do so themselves."""
-        if session.is_worker and session.link.request_beats:
-            for job in session.held.values():
-                if job.state is RUNNING and not job.owner.link.request_beats:
-                    session.link.put_heartbeat(job.id)
-
     def _on_slots(self, session: Session, command: c.Slots, now: float) -> None:
         """A worker changes a lease, or offers a service that it did not before."""
         if session.draining:

@@ -1,8 +1,8 @@
 """The broker's side of peers that speak an older dialect: what a `Link` is for our own."""
 
 from .client import LegacyClient as LegacyClient
-from .peer import Due as Due
+from .peer import Finder as Finder
 from .peer import LegacyPeer as LegacyPeer
-from .worker import GiveUp as GiveUp
+from .replies import GiveUp as GiveUp
 from .worker import LegacyWorker as LegacyWorker
 from .worker import NotReady as NotReady

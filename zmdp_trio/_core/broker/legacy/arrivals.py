@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from ...._errors import ProtocolError
+from ...._settings import Settings
 from ...._wire import commands as c
 from ...._wire import zmdp1
 from ...._wire.frames import Frame
 from ...._wire.majordomo import detect, is_worker
-from ..dispatcher import Dispatcher
-from ..session import Session
-from . import Due, LegacyClient, LegacyPeer, LegacyWorker, NotReady
+from ..greetings import Greetings, text_of
+from ..session import Session, SessionLink
+from . import Finder, LegacyClient, LegacyPeer, LegacyWorker, NotReady
 
 #: What our own messages begin with, whatever the version behind it.
 _OURS: Final = zmdp1.MAGIC[:-1]
@@ -28,52 +29,25 @@ _OURS: Final = zmdp1.MAGIC[:-1]
 _NOBODY: Final = b""
 
 
-class LegacyArrivals(Dispatcher):
+class LegacyArrivals(Greetings):
     """The broker's side of peers that speak an older dialect."""
 
-    #: The dialects that are understood, by name; None for all.
-    protocols: Collection[str] | None
-    protocol_errors: int
-    #: Peers that came when there was no room.
-    turned_away: int
-    _peers: dict[bytes, Session]
-    _sessions: dict[Any, Session]
-    #: What was last said to workers that were dismissed, by peer, while it may not have left.
-    _farewells: dict[bytes, LegacyPeer]
-    #: Workers whose offers were refused, by peer: they are told at the next beat, and ignored until then.
-    _refused: dict[bytes, LegacyPeer]
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        #: What was last said to workers that were dismissed, by peer, while it may not have left.
+        self._farewells: dict[bytes, SessionLink] = {}
+        #: Workers whose offers were refused, by peer: they are told at the next beat, and ignored until then.
+        self._refused: dict[bytes, SessionLink] = {}
 
     @abstractmethod
     def receive(self, peer: bytes, frames: Sequence[Frame], *, now: float) -> None:
         """Take a message from a peer."""
 
-    @abstractmethod
     def _receive_greeting(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
-        """Take the first message of a connection."""
-
-    @abstractmethod
-    def _has_room(self) -> bool:
-        """Whether one more peer may come."""
-
-    @abstractmethod
-    def _handlers(self, *, is_worker: bool) -> dict[type[c.Command], Any]:
-        """Return what the commands of clients, or of workers, do."""
-
-    @abstractmethod
-    def _ignore_peer(self, peer: bytes) -> None:
-        """Pass over whatever comes over this connection."""
-
-    @abstractmethod
-    def _note_dropped(self, peer: bytes, session: Session | None, reason: str, *, what: str = "") -> None:
-        """Have it logged that a peer was dropped, or no more than `what` of it."""
-
-    @abstractmethod
-    def _end_session(self, session: Session, now: float, *, polite: bool = False) -> None:
-        """A peer is gone for good."""
-
-    @abstractmethod
-    def _expect_beats(self, now: float) -> None:
-        """Somebody is there to beat for."""
+        if is_ours(frames):
+            super()._receive_greeting(peer, frames, now)
+        elif peer not in self._shunned:
+            self._receive_legacy(peer, frames, now)
 
     def _receive_legacy(self, peer: bytes, frames: Sequence[Frame], now: float) -> None:
         """Take the first message of a peer, or of one that has come back."""
@@ -92,7 +66,7 @@ class LegacyArrivals(Dispatcher):
             return
         self._timers.cancel(session)
         self._peers[peer] = self._sessions[session.id] = session
-        _link(session).open(peer)
+        session.link.open(peer, 0)
         session.heard = now
         self._expect_beats(now)
         self.receive(peer, frames, now=now)
@@ -100,7 +74,7 @@ class LegacyArrivals(Dispatcher):
     def _recall(self, peer: bytes, frames: Sequence[Frame], now: float) -> Session | None:
         """Return the session of a peer that was away, and has the name that it had."""
         session = self._sessions.get(_id(peer))
-        if session is not None and _link(session).disowns(frames):
+        if session is not None and isinstance(session.link, LegacyPeer) and session.link.disowns(frames):
             self._end_session(session, now)
             return None
         return session
@@ -122,7 +96,6 @@ class LegacyArrivals(Dispatcher):
         link: LegacyPeer = (LegacyWorker if worker else LegacyClient)(
             peer, dialects, self._dirty, self._timers, self.settings, self._ledger
         )
-        queues = isinstance(link, LegacyClient) and link.queues
         session = link.session = Session(
             _id(peer),
             _name(peer, dialects[0].name),
@@ -131,75 +104,70 @@ class LegacyArrivals(Dispatcher):
             self._handlers(is_worker=worker),
             is_worker=worker,
             digest=_NOBODY,
-            appear=self.settings.legacy_wait if queues else math.inf,
+            appear=self.settings.legacy_wait if link.queues else math.inf,
         )
         return session
 
-    @property
-    def _what_is_spoken(self) -> str:
-        return f"this broker is set to speak {', '.join(sorted(self.protocols or ()))} alone"
-
-    def _obey(self, due: Due, now: float) -> None:
+    def _obey(self, finder: Finder, now: float) -> None:
         """Do what a peer's own link has found out, as though the peer had said so."""
-        session = due.session
+        session = finder.session
         try:
-            for command in due.due(now):
+            for command in finder.due(now):
                 session.handlers[type(command)](self, session, command, now)
         except ProtocolError as error:
-            self._dismiss_legacy(session, str(error), now)
+            self._drop(session, str(error), now)
 
-    def _blame_legacy(self, session: Session, frames: Sequence[Frame], error: ProtocolError, now: float) -> None:
+    def _blame(self, session: Session, frames: Sequence[Frame], error: ProtocolError, now: float) -> None:
         """A message was malformed, or not to be expected, or is another peer's who uses the same connection."""
-        peer = session.link.peer
-        if self._is_anothers(session, frames):
+        link = session.link
+        peer = link.peer
+        if not isinstance(link, LegacyPeer):
+            super()._blame(session, frames, error, now)
+        elif _is_anothers(link, frames):
             self._end_session(session, now)
             self._receive_greeting(peer, frames, now)
         elif isinstance(error, NotReady):
             # Nobody's mistake, and nothing for a log: after a restart of the broker, each of its workers comes so.
             self._end_session(session, now)
-            self._bid_farewell(peer, _link(session))
+            self._bid_farewell(peer, link)
         elif session.is_worker:
-            self._dismiss_legacy(session, str(error), now)
+            self._drop(session, str(error), now)
         else:
             self.protocol_errors += 1
             self._note_dropped(peer, session, str(error), what="a message of ")
 
-    def _is_anothers(self, session: Session, frames: Sequence[Frame]) -> bool:
-        if is_ours(frames):
-            return True
-        try:
-            return _link(session).disowns(frames)
-        except ProtocolError:
-            return False
-
-    def _dismiss_legacy(self, session: Session, reason: str, now: float) -> None:
-        """Forget a peer that made a mistake, and tell it, where its dialect has a word for that."""
-        self.protocol_errors += 1
-        self._part(session, reason, now)
+    def _drop(self, session: Session, reason: str, now: float) -> None:
+        if isinstance(session.link, LegacyPeer):
+            self.protocol_errors += 1
+            self._part(session, reason, now)
+        else:
+            super()._drop(session, reason, now)
 
     def _part(self, session: Session, reason: str, now: float) -> None:
-        link = _link(session)
+        """Forget a peer that made a mistake, or is silent; a worker is told."""
+        link = session.link
         peer = link.peer
-        refused = session.is_worker and not session.offers
+        refused = not session.offers
         self._end_session(session, now)
         if peer is None:
             return
         self._note_dropped(peer, session, reason)
+        if not session.is_worker:
+            return  # no dialect has a word for that
         if refused:
             self._refused[peer] = link
             self._expect_beats(now)
         else:
             self._bid_farewell(peer, link)
 
-    def _bid_farewell(self, peer: bytes, link: LegacyPeer) -> None:
-        """Say the last word to a peer that is forgotten, if its dialect has one."""
-        farewell = link.farewell()
+    def _bid_farewell(self, peer: bytes, link: SessionLink) -> None:
+        """Say the last word to a worker that is forgotten."""
         last = self._farewells.get(peer)
         # One that does not read, and makes one mistake after the other, is told once.
-        if farewell is not None and (last is None or last.flushed):
+        if last is None or last.flushed:
             self._farewells[peer] = link
-            link.open(peer)
-            link.say(farewell)
+            link.open(peer, 0)
+            link.put(c.Goodbye())
 
     def _forget_farewell(self, peer: bytes) -> None:
         """A connection is gone: what was not said over it is not for one who comes back under the same name."""
@@ -231,9 +199,14 @@ def is_ours(frames: Sequence[Frame]) -> bool:
     return not frames or bytes(memoryview(frames[0])[: len(_OURS)]) == _OURS
 
 
-def _link(session: Session) -> LegacyPeer:
-    assert isinstance(session.link, LegacyPeer)
-    return session.link
+def _is_anothers(link: LegacyPeer, frames: Sequence[Frame]) -> bool:
+    """Whether a message is not from the peer that the link is for."""
+    if is_ours(frames):
+        return True
+    try:
+        return link.disowns(frames)
+    except ProtocolError:
+        return False
 
 
 def _id(peer: bytes) -> tuple[str, bytes]:
@@ -244,12 +217,3 @@ def _id(peer: bytes) -> tuple[str, bytes]:
 def _name(peer: bytes, dialect: str) -> str:
     """Return whom others know a peer as: by the identity that it chose, if it is a text."""
     return text_of(peer) or f"{dialect}-{peer.hex()[-16:]}"
-
-
-def text_of(peer: bytes) -> str:
-    """Return an identity that is a text; empty for any other."""
-    try:
-        text = peer.decode()
-    except UnicodeDecodeError:
-        return ""
-    return text if text.isprintable() and len(peer) <= c.MAX_NAME else ""

@@ -14,7 +14,7 @@ from ...._wire.majordomo import messages as m
 from ... import bodies, options
 from ...options import Options
 from ...weights import COMMAND_BYTES
-from .peer import Due, LegacyPeer
+from .peer import Finder, LegacyPeer
 
 #: Replies stop this many seconds, at most, before their client gives up: one that is on its way then would kill it.
 MARGIN: Final = 0.1
@@ -22,7 +22,7 @@ MARGIN: Final = 0.1
 _NO_OPTIONS: Final = Options(timeout=math.inf)
 
 
-class Call(Due):
+class Call(Finder):
     """A request of a legacy client, until its last reply has left, or it was given up."""
 
     __slots__ = ("heard", "id", "joined", "joined_bytes", "link", "rid", "service", "session", "timeout")
@@ -78,7 +78,7 @@ class LegacyClient(LegacyPeer):
 
     @property
     def queues(self) -> bool:
-        """Its requests wait for a service as long as the setting says: how long it waits itself, nobody knows."""
+        """How long it waits itself, nobody knows."""
         return not self.dialect.numbered
 
     @property

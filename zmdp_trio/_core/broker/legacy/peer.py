@@ -17,16 +17,16 @@ from ...._wire import commands as c
 from ...._wire.frames import Frame, Frames
 from ...._wire.majordomo import Dialect, Route, detect, is_worker
 from ...._wire.majordomo import messages as m
-from ...link import Ledger, Link
+from ...link import Ledger
 from ...timers import NOW, Timers
 from ...weights import COMMAND_BYTES
 
 if TYPE_CHECKING:
-    from ..session import Session
+    from ..session import Session, SessionLink
 
 
-class Due(ABC):
-    """What may stand among the machine's timers and, when its time has come, has commands for the machine."""
+class Finder(ABC):
+    """What may stand among the machine's timers and, when its time has come, has found out commands for the machine."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ class Due(ABC):
         """Return commands, as though the peer had sent them."""
 
 
-class LegacyPeer(Due):
+class LegacyPeer(Finder):
     """The two directions of a session with a peer that speaks an older dialect."""
 
     #: What each message that comes stands for, as commands.  These raise ProtocolError for what is not to be expected.
@@ -56,7 +56,7 @@ class LegacyPeer(Due):
         self,
         identity: bytes,
         dialects: Sequence[Dialect],
-        dirty: list[Link],
+        dirty: list[SessionLink],
         timers: Timers[Any],
         settings: Settings,
         ledger: Ledger,
@@ -140,6 +140,9 @@ class LegacyPeer(Due):
     def put_heartbeat(self, id: int, left: float | None = None) -> None:
         """Tell the peer that a request lives, if that means something to it."""
 
+    def put_uncounted(self, command: c.Command, *, received: int = 0) -> None:
+        """Answer a greeting; no older dialect has any."""
+
     def say(self, message: m.Message, told: Any = None) -> None:
         """Queue a message; `told` is given to `_left` when it has left."""
         frames = self._encoders[type(message)](message)
@@ -158,7 +161,7 @@ class LegacyPeer(Due):
         """Have the link looked at when its machine is next flushed."""
         if not self.scheduled:
             self.scheduled = True
-            self._dirty.append(self)  # type: ignore[arg-type]  # a link to the engine
+            self._dirty.append(self)
 
     def next_batch(self) -> Frames | None:
         """Return the message to offer to the transport now; None when there is none."""
@@ -187,7 +190,7 @@ class LegacyPeer(Due):
 
     # ---- connections
 
-    def open(self, peer: Any, received: int = 0) -> None:
+    def open(self, peer: Any, received: int) -> None:
         """Go on over a new connection."""
         self.peer = peer
         self.opened = True
@@ -215,6 +218,11 @@ class LegacyPeer(Due):
         """Whether a session may go on over another connection."""
 
     @property
+    @abstractmethod
+    def queues(self) -> bool:
+        """Its requests wait for a service as long as the setting says."""
+
+    @property
     def request_beats(self) -> bool:
         """Heartbeats for single requests are its own affair, and mean something to it."""
         return self.dialect.request_beats
@@ -238,7 +246,3 @@ class LegacyPeer(Due):
 
     def beat(self, *, busy: bool = False) -> None:
         """Say what is due after a heartbeat interval."""
-
-    def farewell(self) -> m.Message | None:
-        """Return what to say to a peer that is dropped, where its dialect has a word for it."""
-        return None

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-import attrs
-
-from ...._errors import Code, InvalidArgument, Overloaded, ProtocolError
+from ...._errors import Code, InvalidArgument, ProtocolError
 from ...._wire import commands as c
 from ...._wire.majordomo import Route
 from ...._wire.majordomo import messages as m
 from ... import bodies, options
-from ...weights import COMMAND_BYTES, weight
-from .peer import LegacyPeer
+from .replies import GiveUp, Held, PacedReplies, cancelled
 
 #: Seconds that READY waits for what follows: a PIGATO worker beats at once, and says how much it takes; others don't.
 GRACE: Final = 0.25
@@ -31,36 +27,7 @@ class NotReady(ProtocolError):
     """A worker says something before READY, or another broker heard it: it is to start over."""
 
 
-class GiveUp(c.Command):
-    """Not on any wire: a request is to end with this error, whatever its worker still has to say."""
-
-    error: c.Error
-
-
-@attrs.define(eq=False)
-class Held:
-    """A request that the worker has."""
-
-    id: int
-    #: Whom it says that its replies are for.
-    client: bytes
-    #: Credit of its caller.
-    messages: int
-    bytes: int
-    #: Replies beyond that, and what they count for.
-    waiting: deque[c.Command] | None = None
-    waiting_bytes: int = 0
-    #: Its caller has left: what comes is swallowed, until the worker is through.
-    swallowed: bool = False
-    #: A heartbeat for it is in the outbox.
-    beating: bool = False
-
-    def may_pass(self, command: c.Command) -> bool:
-        """Whether a reply may go to the caller now: what ends a request needs no credit."""
-        return type(command) is not c.Partial or (self.messages > 0 and self.bytes > 0)
-
-
-class LegacyWorker(LegacyPeer):
+class LegacyWorker(PacedReplies):
     """One service's requests out, replies in: no faster than their callers give credit for."""
 
     is_worker = True
@@ -68,12 +35,10 @@ class LegacyWorker(LegacyPeer):
     _route_out = Route.BROKER_TO_WORKER
     #: What it runs is lost with its connection.
     may_return = False
+    queues = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._held: dict[int, Held] = {}
-        #: Bytes of all replies that wait for their callers' credit.
-        self._waiting_bytes = 0
         #: What it offers; empty before READY.
         self._service = ""
         #: How many requests it takes at once; None while that is open.
@@ -86,16 +51,6 @@ class LegacyWorker(LegacyPeer):
         """The workers of most dialects can't beat while they work."""
         limit = super().patience
         return max(limit, self._settings.legacy_busy) if self._held else limit
-
-    @property
-    def held_bytes(self) -> int:
-        return self.outbox_bytes + self._waiting_bytes
-
-    def reset(self) -> None:
-        super().reset()
-        for held in self._held.values():
-            self._release(held)
-        self._held.clear()
 
     # ---- in
 
@@ -203,64 +158,6 @@ class LegacyWorker(LegacyPeer):
         m.Disconnect: _on_disconnect,
     }
 
-    # ---- flow control
-
-    def _pass_on(self, held: Held, command: c.Partial | c.Final | c.Error) -> list[Any]:
-        """Let the machine have a reply, if its caller has given credit; else keep it, in its turn."""
-        if not held.waiting and held.may_pass(command):
-            return self._release_reply(held, command)
-        held.waiting = held.waiting or deque()
-        held.waiting.append(command)
-        self._count(held, COMMAND_BYTES + weight(command))
-        if held.waiting_bytes <= self._settings.legacy_buffer and self._ledger.bytes <= self._settings.broker_memory:
-            return []
-        message = f"its worker can't be paused, and sent {held.waiting_bytes:,} bytes more than its caller reads"
-        self._swallow(held)
-        found: list[Any] = [GiveUp(c.Error(held.id, Code.RESOURCE_EXHAUSTED.value, Overloaded.reason, message))]
-        if type(command) is not c.Partial:
-            found += self._end(held, _cancelled(held))
-        return found
-
-    def _release_reply(self, held: Held, command: c.Command) -> list[Any]:
-        if not isinstance(command, c.Partial):
-            return self._end(held, command)
-        held.messages -= 1
-        held.bytes -= len(command.body)  # type: ignore[arg-type]
-        return [command]
-
-    def put_credit(self, credit: c.Credit) -> None:
-        """A caller has room for more: let it have what waits."""
-        held = self._held.get(credit.id)
-        if held is None:
-            return
-        held.messages += credit.messages
-        held.bytes += credit.bytes
-        while held.waiting and held.may_pass(held.waiting[0]):
-            command = held.waiting.popleft()
-            self._count(held, -COMMAND_BYTES - weight(command))
-            self._find(*self._release_reply(held, command))
-
-    def _swallow(self, held: Held) -> None:
-        held.swallowed = True
-        self._release(held)
-
-    def _end(self, held: Held, command: Any) -> list[Any]:
-        """The worker is through with a request."""
-        self._release(held)
-        del self._held[held.id]
-        return [command]
-
-    def _release(self, held: Held) -> None:
-        """Let go of what waits for a caller."""
-        if held.waiting:
-            self._count(held, -held.waiting_bytes)
-            held.waiting = None
-
-    def _count(self, held: Held, size: int) -> None:
-        held.waiting_bytes += size
-        self._waiting_bytes += size
-        self._ledger.bytes += size
-
     # ---- out
 
     def _request(self, request: c.Request) -> None:
@@ -287,7 +184,7 @@ class LegacyWorker(LegacyPeer):
         through = bool(held.waiting and type(held.waiting[-1]) is not c.Partial)
         self._swallow(held)
         if through:
-            self._find(*self._end(held, _cancelled(held)))
+            self._find(*self._end(held, cancelled(held)))
 
     def _goodbye(self, goodbye: c.Goodbye) -> None:
         self.say(m.Disconnect())
@@ -313,14 +210,6 @@ class LegacyWorker(LegacyPeer):
         if self._service and not self._given:
             self._say_alive()
         self._given = False
-
-    def farewell(self) -> m.Message:
-        return m.Disconnect()
-
-
-def _cancelled(held: Held) -> c.Error:
-    """Return what a worker of our own says of a request that was cancelled."""
-    return c.Error(held.id, Code.CANCELLED.value, "", "")
 
 
 def _unreadable(held: Held, error: ValueError) -> c.Error:
