@@ -207,7 +207,12 @@ class Client:
             # Not before: it may be all that the engine does for now, and it minds the call's timer.
             self._engine.wake()
             while call.outcome is None:
-                await self._wait_for_news(call)
+                post = self._engine.post
+                if post is None or not post.ask():
+                    call.waiter = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(call.abort)
+                else:
+                    await self._stand_in(call, post)
                 self._look_at_deadline(call)
         finally:
             if call.outcome is None and call.state in OPEN:
@@ -216,13 +221,8 @@ class Client:
             await self._let_own_deadline_pass(call)
         return call.outcome
 
-    async def _wait_for_news(self, call: AwaitedCall) -> None:
-        """Wait until there may be something to look at, such as a call's outcome."""
-        post = self._engine.post
-        if post is None or not post.ask():
-            call.waiter = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(call.abort)
-            return
+    async def _stand_in(self, call: AwaitedCall, post: Post) -> None:
+        """Wait for news from the network, which may be the call's outcome, and take the turn at it."""
         call.waiter = post
         try:
             news = await post.stand_in()

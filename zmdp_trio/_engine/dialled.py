@@ -142,6 +142,12 @@ class DialEngine(Engine):
     def _connect(self, lane: Lane) -> None:
         options = attrs.evolve(self._options, routing_id=lane.routing_id())
         self._connections[lane.name] = _Connection(lane, dial(lane.endpoint, options))
+        self._note_post()
+
+    def _note_post(self) -> None:
+        """Nobody can stand in where there are several connections, and news may come by any."""
+        posts = [connection.post for connection in self._connections.values()]
+        self.post = posts[0] if len(posts) == 1 else None
 
     def _keep_opened(self) -> None:
         for lane in self._dialler.take_opened():
@@ -174,14 +180,6 @@ class DialEngine(Engine):
                     backoff.reset()
             await backoff.pause()
 
-    @property
-    def post(self) -> Post | None:
-        """The post at the one connection; None where there are several, and news may come by any."""
-        if len(self._connections) != 1:
-            return None
-        (connection,) = self._connections.values()
-        return connection.post
-
     def _ports(self) -> list[Port]:
         return [connection.port for connection in self._connections.values()]
 
@@ -192,6 +190,7 @@ class DialEngine(Engine):
                 await self._serve(connection.post)
         finally:
             del self._connections[connection.lane.name]
+            self._note_post()
             connection.port.close()
 
     def _receive(self, now: float) -> None:

@@ -91,6 +91,8 @@ class Engine(ABC):
         #: What was raised where somebody else's task sent; `run` ends with it.
         self._failure: Exception | None = None
         self._scope = trio.CancelScope()
+        #: Where whoever has nothing to do but wait for news may stand in, and then call `turn_in_passing`.
+        self.post: Post | None = None
 
     @abstractmethod
     def _receive(self, now: float) -> None:
@@ -199,11 +201,6 @@ class Engine(ABC):
         if self._sleeper is not None:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
-
-    @property
-    def post(self) -> Post | None:
-        """Where whoever has nothing to do but wait for news may stand in, and then `turn_in_passing`."""
-        return None
 
     def turn_in_passing(self) -> None:
         """Take a turn in somebody else's task, which sees nothing of what fails."""
