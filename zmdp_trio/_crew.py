@@ -14,7 +14,7 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -46,8 +46,8 @@ class Crew(Generic[R]):
         self.queue: Final[deque[R]] = deque()
         #: In the order in which they fell idle: the latest is the first to go on, as its memory is still warm.
         self.idle: Final[list[trio.lowlevel.Task]] = []
-        #: What each of the tasks is here.
-        self.hands: Final[WeakKeyDictionary[trio.lowlevel.Task, Hand[R]]] = WeakKeyDictionary()
+        #: What each of the tasks is here, for as long as it is: only the task itself has its hand.
+        self.hands: Final[WeakValueDictionary[trio.lowlevel.Task, Hand[R]]] = WeakValueDictionary()
         self._nursery = nursery
         self._work = work
         self._engine = engine
@@ -118,7 +118,7 @@ class Hand(Generic[R]):
         piece: what it works at; None while it waits.
     """
 
-    __slots__ = ("_context", "_crew", "_task", "piece")
+    __slots__ = ("__weakref__", "_context", "_crew", "_task", "piece")
 
     def __init__(self, crew: Crew[R]) -> None:
         """Come, in a task that the crew has just started."""

@@ -123,6 +123,8 @@ async def test_no_more_tasks_are_kept_than_may_be_idle(monkeypatch: pytest.Monke
             go.set()
         await trio.testing.wait_all_tasks_blocked()
         assert len(cluster.worker._handlers.child_tasks) == 3
+        gc.collect()
+        assert len(cluster.worker._crew.hands) == 3, "nothing is left of the others"
         assert await cluster.client.request("together", 7) == 7
 
 
