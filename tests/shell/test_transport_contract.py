@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 import zmq
 from transport_ends import OPTIONS, bind, call, connected, greet, running
 
@@ -343,3 +344,24 @@ async def test_a_forked_child_is_told_that_it_can_not_go_on(monkeypatch: pytest.
 async def test_pyzmq_is_loaded_when_it_is_needed() -> None:
     code = "import sys, zmdp_trio, zmdp_trio._transport; sys.exit('zmq' in sys.modules)"
     await trio.run_process([sys.executable, "-c", code])
+
+
+async def test_a_recall_at_a_closed_port_disturbs_nobody_who_has_its_descriptor_since() -> None:
+    port = listen("tcp://127.0.0.1:*", options=OPTIONS)
+    descriptor: int = port._fd  # type: ignore[attr-defined]
+    port.close()
+    with trio.fail_after(SECONDS), suppress(OSError):
+        while os.fstat(descriptor):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    reader, writer = os.pipe()
+    os.dup2(reader, descriptor)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.wait_readable, descriptor)
+            await trio.testing.wait_all_tasks_blocked()
+            port.recall()
+            await trio.testing.wait_all_tasks_blocked()
+            os.write(writer, b"news")
+    finally:
+        for each in {descriptor, reader, writer}:
+            os.close(each)

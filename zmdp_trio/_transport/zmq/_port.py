@@ -136,6 +136,8 @@ class ZmqPort:
             self._retry = min(2 * self._retry, LAST_RETRY)
 
     def recall(self) -> None:
+        if self._closed:
+            return  # whoever was there returns anyway, and the descriptor may be somebody else's by now
         self._recalled = True
         trio.lowlevel.notify_closing(self._fd)
 
