@@ -221,8 +221,12 @@ class Client:
             await self._let_own_deadline_pass(call)
         return call.outcome
 
+    @trio.lowlevel.enable_ki_protection
     async def _stand_in(self, call: AwaitedCall, post: Post) -> None:
-        """Wait for news from the network, which may be the call's outcome, and take the turn at it."""
+        """Wait for news from the network, which may be the call's outcome, and take the turn at it.
+
+        The turn is everybody's: an interrupt, which this caller may survive, comes while it waits, or after it.
+        """
         call.waiter = post
         try:
             news = await post.stand_in()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import trio
 import trio.testing
 from cluster import Cluster, open_cluster
 
-from zmdp_trio import DeadlineExceeded, RequestCancelled, service
+from zmdp_trio import DeadlineExceeded, RequestCancelled, service, testing
+from zmdp_trio._core.client import ClientMachine
 from zmdp_trio._engine.post import PATIENCE, TICKS, Post
 from zmdp_trio._transport import DIALLED, Options, Port, dial, listen
 
@@ -260,6 +262,41 @@ async def test_a_client_is_closed_while_a_caller_stands_in(cluster: Cluster, aut
         await cluster.client.aclose()
     await trio.testing.wait_all_tasks_blocked()
     assert ended == [1]
+
+
+def test_an_interrupt_in_the_turn_of_a_caller_loses_nobody_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller itself may survive it, as at a prompt; and so does the client."""
+    take_news = ClientMachine.take_news
+    replied_at: list[float] = []
+
+    def interrupted(machine: ClientMachine) -> Any:
+        if news := take_news(machine):
+            monkeypatch.undo()
+            signal.raise_signal(signal.SIGINT)
+        return news
+
+    async def other(cluster: Cluster) -> None:
+        await cluster.client.request("nap", 1)
+        replied_at.append(trio.current_time())
+
+    async def main() -> None:
+        async with open_cluster(echo, nap) as cluster:
+            for n in range(20):
+                assert await cluster.client.request("echo", n) == n
+            async with trio.open_nursery() as nursery:
+                begun = trio.current_time()
+                nursery.start_soon(other, cluster)
+                await trio.testing.wait_all_tasks_blocked()
+                while cluster.client._engine.post._keeps:  # type: ignore[union-attr]
+                    await cluster.client.request("echo")
+                monkeypatch.setattr(ClientMachine, "take_news", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    await cluster.client.request("nap", 5)
+                assert trio.current_time() == begun + 1
+                assert await cluster.client.request("echo", 1) == 1
+            assert replied_at == [begun + 1]
+
+    testing.run(main)
 
 
 async def test_a_handler_that_waits_leaves_the_post_to_others(cluster: Cluster, autojump_clock: Any) -> None:
