@@ -1,8 +1,8 @@
 """The one pump: how a machine and its shell take their turns.
 
 A turn is synchronous: take what has come, let the machine and its shell act, do what is due, send what is ready, until
-there is nothing left.  Two kinds of tasks take turns: each port's `run`, when there is news from the network, and
-`Engine.run`, at the machine's deadline or when somebody called `wake` because the machine has something to send.
+there is nothing left.  Two kinds of tasks take turns: whoever is at a port's post, when there is news from the network,
+and `Engine.run`, at the machine's deadline or when somebody called `wake` because the machine has something to send.
 
 Whoever calls `wake` may send it right there instead, in its own task:
 
@@ -88,7 +88,7 @@ class Engine(ABC):
         #: Ended by `close` alone: what is cancelled around us has its last words to say.
         self._life = trio.CancelScope(shield=True)
         self._closed = False
-        #: What was raised where somebody else's task sent; `run` ends with it.
+        #: What was raised where somebody else's task sent, or took a turn; `run` ends with it.
         self._failure: Exception | None = None
         self._scope = trio.CancelScope()
         #: Where whoever has nothing to do but wait for news may stand in, and then call `turn_in_passing`.
