@@ -39,6 +39,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_request": SHELL,
     "_handlers": SHELL,
     "_threads": SHELL,
+    "_failures": SHELL,
     "_gateway": SHELL,
     "_rep": SHELL,
     "_crew": ("_engine",),
