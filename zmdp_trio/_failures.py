@@ -20,17 +20,15 @@ logger = logging.getLogger("zmdp_trio.worker")
 class Failures:
     """Reports how handlers of one worker have failed.
 
-    Attributes:
-        leaving: its handlers are being cut off: the broker tells that it is lost, and what they say is no reply.
+    Where the worker is `leaving`, its handlers were cut off, and its broker tells that it is lost.
     """
 
     def __init__(self, worker: str, machine: WorkerMachine, services: Mapping[str, Service[..., Any]]) -> None:
-        self.leaving = False
         self._worker = worker
         self._machine = machine
         self._services = services
 
-    def cancelled(self, execution: Execution) -> None:
+    def cancelled(self, execution: Execution, *, leaving: bool) -> None:
         """Report that a handler's scope has ended it."""
         if execution.ended:
             return
@@ -38,13 +36,13 @@ class Failures:
             message = "the deadline passed while the handler ran"
             self._machine.fail(execution, Code.DEADLINE_EXCEEDED, message, reason=DeadlineExceeded.reason)
         else:
-            self._end_cancelled(execution)
+            self._end_cancelled(execution, leaving)
 
-    def _end_cancelled(self, execution: Execution) -> None:
-        if not (self.leaving or execution.active):
+    def _end_cancelled(self, execution: Execution, leaving: bool) -> None:
+        if not (leaving or execution.active):
             self._machine.fail(execution, Code.CANCELLED, "cancelled", reason=RequestCancelled.reason)
 
-    def raised(self, execution: Execution, error: BaseException) -> None:
+    def raised(self, execution: Execution, error: BaseException, *, leaving: bool) -> None:
         """Report what a handler raised, or its payload's own code: what it said on purpose, or its type's name."""
         error = _only(error)
         machine, service = self._machine, self._services[execution.request.service]
@@ -52,7 +50,7 @@ class Failures:
             logger.error("service %r failed after its final reply", service.name, exc_info=error)
         elif not execution.active or trio.current_effective_deadline() == -math.inf:
             # In the latter case, all handlers were cancelled from outside, and this one is quicker than `open_worker`.
-            self._end_cancelled(execution)
+            self._end_cancelled(execution, leaving)
             logger.info("service %r failed while it was cancelled", service.name, exc_info=error)
         elif isinstance(error, Reject) and not execution.partials:
             machine.reject(execution)

@@ -97,6 +97,8 @@ class Worker:
         self._way_out = WayOut(self._machine, self._engine, self._client)
         self._welcomed = trio.Event()
         self._drained = trio.Event()
+        #: Its handlers were cut off: what they say from now on is no reply.
+        self._leaving = False
         self._callers: Client | None = None
         self._watched = Watched(settings.blocked_after, settings.hung_after, self._name_handler)
         self._nursery: trio.Nursery
@@ -182,18 +184,19 @@ class Worker:
                     while await self._work_off(hand, scope) and await hand.next():
                         pass
             except HANDLED as error:
-                self._failures.raised(_execution(hand), error)
+                self._failures.raised(_execution(hand), error, leaving=self._leaving)
             except BaseExceptionGroup as group:
                 cancelled, rest = group.split(trio.Cancelled)
                 if rest is None or rest.split(HANDLED)[1] is not None:
                     raise
-                self._failures.raised(_execution(hand), rest)
+                self._failures.raised(_execution(hand), rest, leaving=self._leaving)
                 if cancelled is not None:
                     raise cancelled from None
             else:
                 if scope.cancelled_caught:
-                    self._failures.cancelled(_execution(hand))
+                    self._failures.cancelled(_execution(hand), leaving=self._leaving)
             self._note_end()
+        hand.leave()
 
     async def _work_off(self, hand: Hand[Run], scope: trio.CancelScope) -> bool:
         """Run what this task takes from the queue; report replies; tell whether the scope is good for more.
@@ -213,7 +216,7 @@ class Worker:
             else:
                 run.begin(scope)
                 content, body = _payload.encode(await handler.run(payload, run))
-                if execution.state is RUNNING or not self._failures.leaving:
+                if execution.state is RUNNING or not self._leaving:
                     machine.finish(execution, content, body)
                 if not run.end() or hand.scopes is not scopes:
                     # The latter where a handler has left a scope open: that is for Trio to say, and its own fault.
@@ -313,7 +316,7 @@ async def open_worker(
                         yield worker
                         await worker.drain()
                     finally:
-                        worker._failures.leaving = True
+                        worker._leaving = True
                         worker._machine.cancel_all()
                         handlers.cancel_scope.cancel()
         finally:
