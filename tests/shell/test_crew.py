@@ -169,6 +169,7 @@ class Gang:
                 variable.set(f"{number}")
             if number % 2:
                 await self.go.wait()
+        hand.leave()
 
     async def run(self, *numbers: int) -> list[int]:
         """Have these worked at, and return those that were begun before everybody waits."""
@@ -215,6 +216,17 @@ async def test_tasks_that_were_needed_once_are_not_called_for_ever() -> None:
             await gang.run(*range(2, 100, 2))
         gang.crew.start(range(2, 100, 2))
         assert len(gang.crew.idle) == idle - 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_tasks_beyond_those_that_are_kept_end_and_are_forgotten() -> None:
+    async with trio.open_nursery() as nursery:
+        gang = Gang(nursery)
+        await gang.run(*range(1, 99, 2), *(1 for _ in range(2 * module.IDLE)))
+        assert len(gang.crew.hands) > 2 * module.IDLE
+        gang.go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(gang.crew.hands) == len(gang.crew.idle) == module.IDLE
         nursery.cancel_scope.cancel()
 
 
