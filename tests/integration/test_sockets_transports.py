@@ -26,6 +26,7 @@ from zmdp_trio import (
     InvalidArgument,
     Request,
     ServiceNotFound,
+    Settings,
     Worker,
     open_broker,
     open_client,
@@ -249,10 +250,15 @@ async def test_a_broker_is_opened_again_where_it_was(endpoint: str) -> None:
     if "*" in endpoint:
         async with open_broker(endpoint) as broker:
             endpoint = broker.endpoints[0]
+    # What is asked before the news of a broker's end has come crosses with it, and waits for whoever may have it.
+    settings = Settings(heartbeat=0.2, resume=0.5, appear=5)
     with trio.fail_after(20):
-        async with open_worker([echo], endpoint, heartbeat=0.2), open_client(endpoint, heartbeat=0.2) as client:
+        async with (
+            open_worker([echo], endpoint, settings=settings),
+            open_client(endpoint, settings=settings) as client,
+        ):
             for generation in range(3):
-                async with open_broker(endpoint, heartbeat=0.2, appear=5):
+                async with open_broker(endpoint, settings=settings):
                     assert await client.request("echo", generation, retry=3) == generation
 
 
