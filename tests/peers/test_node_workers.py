@@ -79,10 +79,10 @@ async def test_one_that_offers_what_it_may_not_comes_no_faster_than_the_broker_b
     started = trio.current_time()
     worker = await stage.worker("PIGATO", broker.endpoints[0], {"mmi.x": "echo"}, **BEAT)
     with trio.fail_after(PATIENCE):
-        for _ in range(5):
+        for _ in range(4):
             await worker.news("connect")
     # The last connection need not have brought its offer by now.
-    assert 4 <= broker.statistics().protocol_errors <= (trio.current_time() - started) / HEARTBEAT + 2
+    assert 3 <= broker.statistics().protocol_errors <= (trio.current_time() - started) / HEARTBEAT + 2
 
 
 async def test_reject(stage: Stage, broker: Broker, client: Client) -> None:
