@@ -180,7 +180,8 @@ async def test_worker_and_client_survive_a_broker_that_is_killed_and_restarted(s
 
 async def test_a_retried_request_outlives_the_broker(spawn: Callable[..., Peer]) -> None:
     runs = 0
-    settings = attrs.evolve(QUICK, resume=1)
+    given_up = trio.Event()
+    settings = attrs.evolve(QUICK, resume=0.5)
 
     @service("first hangs")
     async def first_hangs() -> int:
@@ -188,7 +189,10 @@ async def test_a_retried_request_outlives_the_broker(spawn: Callable[..., Peer])
         runs += 1
         if runs == 1:
             broker.close()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                given_up.set()
         return runs
 
     with trio.fail_after(30):
@@ -203,8 +207,7 @@ async def test_a_retried_request_outlives_the_broker(spawn: Callable[..., Peer])
 
             @nursery.start_soon
             async def restart() -> None:
-                await until(lambda: runs)
-                await trio.sleep(settings.resume + 0.5)
+                await given_up.wait()
                 await spawn("broker", endpoint).line()
 
             assert await client.request("first hangs", retry=5) == 2

@@ -240,7 +240,8 @@ async def test_the_worker_and_the_client_may_start_first(endpoint: str) -> None:
                 assert await client.request("echo", 1) == 1
                 nursery.cancel_scope.cancel()
 
-            await trio.sleep(0.2)
+            while not client.statistics().waiting:  # noqa: ASYNC110  nobody signals it
+                await trio.sleep(0.01)
             async with open_broker(endpoint):
                 await worker.wait_welcomed()
                 await trio.sleep_forever()
