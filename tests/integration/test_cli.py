@@ -758,7 +758,7 @@ def test_a_worker_whose_broker_is_gone_finishes_what_it_runs_and_leaves(tmp_path
     go = tmp_path / "go"
     with ExitStack() as stack:
         broker, endpoint = stack.enter_context(start_broker(tmp_path))
-        arguments = ("worker", "cli_handlers", "--connect", endpoint, "--set", "resume=1")
+        arguments = ("worker", "cli_handlers", "--connect", endpoint, "--set", "resume=0.3")
         worker = stack.enter_context(start(HERE, *arguments))
         line_with(worker.stdout, "offering")
         with start(tmp_path, "call", "patient", json.dumps(str(go)), "--connect", endpoint):
@@ -816,7 +816,7 @@ def test_signals_end_a_process_that_a_thread_of_the_users_keeps(cluster: Cluster
         while worker.poll() is None:
             worker.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                worker.wait(0.5)
+                worker.wait(0.2)
         assert worker.returncode == 143
 
 

@@ -215,12 +215,12 @@ async def test_a_deadline_ends_the_handler(endpoint: str) -> None:
             left.set()
 
     async with cluster(endpoint, waits) as (_, _, client):
-        with trio.move_on_after(1) as scope:
+        with trio.move_on_after(0.5) as scope:
             await client.request("waits")
         assert scope.cancelled_caught
         with trio.fail_after(10):
             await left.wait()
-        assert 0 < seen[0] <= 1
+        assert 0 < seen[0] <= 0.5
 
 
 async def test_the_worker_and_the_client_may_start_first(endpoint: str) -> None:
