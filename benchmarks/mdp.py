@@ -1,7 +1,7 @@
-"""MDP 0.2 through our broker, through a bare pyzmq loop that only forwards, and as much through zmq_proxy.
+"""What a request costs in the middle: over our own protocol, and over MDP 0.2, beside zmq_proxy and a bare pyzmq loop.
 
-The ends are in C (ends/load.c), so whatever is in the middle is what is measured: each client has one request
-outstanding.  CPU is what the process in the middle takes.
+Over MDP 0.2 the ends are in C (ends/load.c), so whatever is in the middle is what is measured: each client has one
+request outstanding.  CPU is what the process in the middle takes.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ def through(main: Callable[..., Any], kind: str) -> Measure:
     """
 
     async def measure(stage: Stage, seconds: float) -> Figures:
-        middle = start(main)
-        endpoints = await middle.receive()
-        before = await middle.ask("cpu")
+        process = start(main)
+        endpoints = await process.receive()
+        before = await process.ask("cpu")
         requests = int(RATE * seconds)
         command = [str(BUILD / "load"), kind, *endpoints, str(ENDS), str(ENDS), str(requests)]
         run = await trio.run_process(command, capture_stdout=True)
-        spent = await middle.ask("cpu") - before
-        middle.pipe.close()
+        spent = await process.ask("cpu") - before
+        process.pipe.close()
         figures: Figures = json.loads(run.stdout)
         figures["count"] = figures.pop("requests")
         return figures | {"broker_us": 1e6 * spent / requests}
@@ -114,7 +114,7 @@ def middle(name: str, clients: int) -> Measure:
 CASES = [
     Case(
         name="broker-pipelined",
-        title="CPU per request in the middle, 100 in flight: of one client here, of a hundred at zmq_proxy",
+        title="CPU per request in the middle, 100 in flight: ours from one client, zmq_proxy's from a hundred",
         subjects={OURS: middle(OURS, 1), "zmq_proxy": through(proxy_main, "plain")},
         figure="broker_us",
         note="Over ZMDP/1, pipelined, beside zmq_proxy between a hundred clients in C with a request each and as many "

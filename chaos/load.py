@@ -140,6 +140,7 @@ class Load:
         self._timeout = timeout
         self._orders = orders(seed, retry, longest)
         self._pauses = random.Random(seed)
+        self._end = math.inf
 
     @property
     def outstanding(self) -> int:
@@ -148,12 +149,16 @@ class Load:
 
     async def run(self, seconds: float) -> None:
         """Make requests for so long, and wait for the last outcome."""
-        end = trio.current_time() + seconds
         due = trio.current_time()
+        self._end = due + seconds
         async with trio.open_nursery() as nursery:
-            while (due := due + self._pauses.expovariate(self._rate)) < end:
+            while (due := due + self._pauses.expovariate(self._rate)) < self._end:
                 await trio.sleep_until(due)
                 nursery.start_soon(self._perform, next(self._orders))
+
+    def prolong(self, seconds: float) -> None:
+        """Go on for so much longer than `run` was told."""
+        self._end += seconds
 
     async def _perform(self, order: Order) -> None:
         outcome = Outcome(order, trio.current_time())

@@ -88,12 +88,13 @@ def unsteady(outcomes: Sequence[Outcome], begin: float, end: float, why: str) ->
     return found
 
 
-async def kill_one(cluster: ProcessCluster, after: float, away: float) -> None:
-    """Kill a broker after some seconds, and restart it after some more."""
+async def kill_one(cluster: ProcessCluster, load: Load, after: float, away: float) -> None:
+    """Kill a broker after some seconds, and restart it after some more; what the start takes, the load takes longer."""
     await trio.sleep(after)
     fault = await cluster.kill_broker(BROKERS[0])
     await trio.sleep(away)
     await cluster.restart_broker(fault)
+    load.prolong(fault.seconds - away)
 
 
 @attrs.frozen
@@ -125,11 +126,12 @@ async def main(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any
         open_client(*cluster.endpoints.values(), name="driver", settings=settings) as client,
     ):
         looks: list[Look] = []
+        begin = trio.current_time()
         load = Load(client, rate=options.rate, seed=options.seed, retry=options.retry, timeout=options.timeout)
         async with trio.open_nursery() as watching:
             watching.start_soon(watch, cluster, load, looks)
             async with trio.open_nursery() as working:
-                working.start_soon(kill_one, cluster, options.seconds / 4, options.away)
+                working.start_soon(kill_one, cluster, load, options.seconds / 4, options.away)
                 working.start_soon(load.run, options.seconds)
             end = trio.current_time()
             watching.cancel_scope.cancel()
@@ -145,7 +147,7 @@ async def main(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any
     if share < SHARE:
         found.append(f"the broker that came back got {share:.0%} of the requests")
     return {
-        **load_figures(load, options.seconds),
+        **load_figures(load, end - begin),
         "jobs executed again": sum(len(each) > 1 for each in evidence.executions.values()),
         "share of who came back": share,
         "around the kill": [attrs.asdict(step) for step in steps(load.outcomes, fault.began)],

@@ -39,15 +39,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "_request": SHELL,
     "_handlers": SHELL,
     "_threads": SHELL,
+    "_failures": SHELL,
+    "_crew": SHELL,
     "_gateway": SHELL,
     "_rep": SHELL,
-    "_crew": ("_engine",),
     # A broker's opposite: it shares nothing with ours but frames and sockets.
     "conformance": ("_errors", "_chance", "_wire", "_transport", "conformance"),
 }
 SHELLS = [name for name, allowed in LAYERS.items() if allowed is SHELL]
 #: The shells know each other.
-SHELL_PARTS = (*SHELLS, "_chance", "_names", "_nursery", "_payload", "_watchdog", "_crew")
+SHELL_PARTS = (*SHELLS, "_chance", "_names", "_nursery", "_payload", "_watchdog")
 
 
 def module_name(file: Path) -> str:

@@ -202,13 +202,14 @@ class Client:
 
     async def _ask(self, call: AwaitedCall) -> FinalReply | RequestError:
         """Start a call, and return its outcome; whoever leaves before cancels the handler."""
+        engine = self._engine
         try:
             self._machine.wait(call, now=await self._start(call))
-            # Not before: it may be all that the engine does for now, and it minds the call's timer.
-            self._engine.wake()
+            # Only now that the call's timer is set: it may be all that the engine does, and minds the deadline by that.
+            engine.wake()
             while call.outcome is None:
-                post = self._engine.post
-                if post is None or not post.ask():
+                post = engine.free_post() if engine.lonely else None
+                if post is None:
                     call.waiter = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(call.abort)
                 else:
@@ -272,7 +273,7 @@ class Client:
         for call in self._machine.take_news():
             waiter = call.waiter
             if type(waiter) is Post:
-                waiter.recall()
+                waiter.recall()  # a plain request stands in: it has no inbox
             elif waiter is not None:
                 trio.lowlevel.reschedule(waiter)
                 call.waiter = None

@@ -14,7 +14,6 @@ import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Generic, TypeVar
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -46,8 +45,8 @@ class Crew(Generic[R]):
         self.queue: Final[deque[R]] = deque()
         #: In the order in which they fell idle: the latest is the first to go on, as its memory is still warm.
         self.idle: Final[list[trio.lowlevel.Task]] = []
-        #: What each of the tasks is here, for as long as it is: only the task itself has its hand.
-        self.hands: Final[WeakValueDictionary[trio.lowlevel.Task, Hand[R]]] = WeakValueDictionary()
+        #: What each of the tasks is here.
+        self.hands: Final[dict[trio.lowlevel.Task, Hand[R]]] = {}
         self._nursery = nursery
         self._work = work
         self._engine = engine
@@ -81,12 +80,13 @@ class Crew(Generic[R]):
         """Wait for news from the network, and take a turn at it: its first piece is the caller's.
 
         Returns:
-            False if somebody else does that already.
+            False if the caller may not, now: it is to be parked.
         """
-        post = self._engine.post
-        if post is None or not post.ask():
+        post = self._engine.free_post() if self._engine.lonely else None
+        if post is None:
             return False
         if await post.stand_in():
+            # It counts as called, so that the turn calls one less.
             self._called += 1
             self._engine.turn_in_passing()
             if self.queue:
@@ -118,7 +118,7 @@ class Hand(Generic[R]):
         piece: what it works at; None while it waits.
     """
 
-    __slots__ = ("__weakref__", "_context", "_crew", "_task", "piece")
+    __slots__ = ("_context", "_crew", "_task", "piece")
 
     def __init__(self, crew: Crew[R]) -> None:
         """Come, in a task that the crew has just started."""
@@ -165,6 +165,10 @@ class Hand(Generic[R]):
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
                 crew.come()
         return piece
+
+    def leave(self) -> None:
+        """Go, in a task that is about to end."""
+        del self._crew.hands[self._task]
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._crew.idle.remove(self._task)

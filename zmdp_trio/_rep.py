@@ -79,6 +79,7 @@ class _Line:
         self._port.close()
 
     async def _run_until(self, condition: Callable[[], bool]) -> None:
+        # What waits is sent: on a line that was used before, nobody is called until there is news.
         self._take_news()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(attend, self._port, self._take_news)

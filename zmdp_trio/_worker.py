@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, Unpack
 
 import attrs
-import msgspec
 import trio
 
 from . import _payload
@@ -22,15 +20,14 @@ from ._core.uplink import Identity
 from ._core.worker import RUNNING, Counters, Execution, WorkerEvent, WorkerMachine
 from ._crew import Crew, Hand
 from ._engine import DialEngine
-from ._errors import Code, InvalidArgument, Reject, ServiceError
+from ._errors import Code, InvalidArgument
+from ._failures import Failures
 from ._handlers import Handler, Run, WayOut
 from ._names import distinct, peer_name
 from ._nursery import open_plain_nursery
 from ._service import Service
 from ._settings import Overrides, Settings, settings_with
 from ._watchdog import Watched, watched_over
-
-logger = logging.getLogger("zmdp_trio.worker")
 
 #: What ends one request alone.  That one handler wants to exit is no reason for the others to.
 HANDLED: Final = (Exception, SystemExit)
@@ -96,6 +93,7 @@ class Worker:
         self._machine = WorkerMachine(Identity(chance().randbytes(16), name), settings, slots, protocol)
         self._served = {name: Handler(service, slots[name]) for name, service in self.services.items()}
         self._engine = DialEngine(self._machine, self._act, settings, self._brokers, log_level=logging.WARNING)
+        self._failures = Failures(name, self._machine, self.services)
         self._way_out = WayOut(self._machine, self._engine, self._client)
         self._welcomed = trio.Event()
         self._drained = trio.Event()
@@ -186,18 +184,19 @@ class Worker:
                     while await self._work_off(hand, scope) and await hand.next():
                         pass
             except HANDLED as error:
-                self._fail(_execution(hand), error)
+                self._failures.raised(_execution(hand), error, leaving=self._leaving)
             except BaseExceptionGroup as group:
                 cancelled, rest = group.split(trio.Cancelled)
                 if rest is None or rest.split(HANDLED)[1] is not None:
                     raise
-                self._fail(_execution(hand), rest)
+                self._failures.raised(_execution(hand), rest, leaving=self._leaving)
                 if cancelled is not None:
                     raise cancelled from None
             else:
                 if scope.cancelled_caught:
-                    self._fail_cancelled(_execution(hand))
+                    self._failures.cancelled(_execution(hand), leaving=self._leaving)
             self._note_end()
+        hand.leave()
 
     async def _work_off(self, hand: Hand[Run], scope: trio.CancelScope) -> bool:
         """Run what this task takes from the queue; report replies; tell whether the scope is good for more.
@@ -232,43 +231,6 @@ class Worker:
         if self._machine.draining and self._machine.drained:
             self._drained.set()
 
-    def _fail_cancelled(self, execution: Execution) -> None:
-        if execution.ended:
-            return
-        if execution.active:
-            message = "the deadline passed while the handler ran"
-            self._machine.fail(execution, Code.DEADLINE_EXCEEDED, message, reason="deadline-exceeded")
-        else:
-            self._end_cancelled(execution)
-
-    def _end_cancelled(self, execution: Execution) -> None:
-        """Report the end of a handler that was cancelled; if its worker leaves, the broker tells that it is lost."""
-        if not (self._leaving or execution.active):
-            self._machine.fail(execution, Code.CANCELLED, "cancelled", reason="cancelled")
-
-    def _fail(self, execution: Execution, error: BaseException) -> None:
-        """Report what a handler raised, or its payload's own code: what it said on purpose, or its type's name."""
-        error = _only(error)
-        machine, service = self._machine, self.services[execution.request.service]
-        if execution.ended:
-            logger.error("service %r failed after its final reply", service.name, exc_info=error)
-        elif not execution.active or trio.current_effective_deadline() == -math.inf:
-            # In the latter case, all handlers were cancelled from outside, and this one is quicker than `open_worker`.
-            self._end_cancelled(execution)
-            logger.info("service %r failed while it was cancelled", service.name, exc_info=error)
-        elif isinstance(error, Reject) and not execution.partials:
-            machine.reject(execution)
-        elif isinstance(error, ServiceError):
-            machine.fail(execution, error.code, error.message, details=_encode_details(service, error.details))
-        else:
-            message = type(error).__name__
-            if isinstance(error, InvalidArgument) and error.service is None:
-                message = f"a reply is no good: {error.message}"
-            elif service.expose_errors:
-                message = f"{message}: {_text_of(error)}"
-            logger.error("%s failed", self._describe(execution), exc_info=error)
-            machine.fail(execution, Code.INTERNAL, message)
-
     def _client(self) -> Client:
         """Return the client for the handlers' own requests, which is opened when the first one wants it."""
         if self._callers is None:
@@ -283,12 +245,7 @@ class Worker:
         hand = self._crew.hands.get(task)
         if hand is None or hand.piece is None:
             return None
-        return self._describe(hand.piece.execution)
-
-    def _describe(self, execution: Execution) -> str:
-        """Name an execution, for people."""
-        request = execution.request
-        return f"service {execution.asked!r} of {self.name}, request {request.id} of {request.peer or 'nobody'}"
+        return self._failures.describe(hand.piece.execution)
 
     def _close(self) -> None:
         """Take leave of the brokers, now."""
@@ -302,30 +259,6 @@ def _execution(hand: Hand[Run]) -> Execution:
     """Return what a task runs."""
     assert hand.piece is not None
     return hand.piece.execution
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "its text can't be had"
-
-
-def _only(error: BaseException) -> BaseException:
-    """Return the exception in a group of one: a handler's own nursery wraps what its tasks raise."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def _encode_details(service: Service[..., Any], details: Any) -> bytes:
-    if details is None:
-        return b""
-    try:
-        return msgspec.msgpack.encode(details)
-    except Exception:
-        logger.exception("service %r: the details of an error can't be encoded", service.name)
-        return b""
 
 
 def _by_name(services: Iterable[Service[..., Any]], settings: Settings) -> dict[str, Service[..., Any]]:

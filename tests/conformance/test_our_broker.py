@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
+import subprocess
 
 import interop_tables
 import pytest
-from examine import ids, short
-from ours import DEFAULT, STRICT, examine_in_memory, examine_ours, strict
+from examine import ids
+from ours import DEFAULT, STRICT, examine_in_memory
+from over_tcp import CHOSEN
 
 from zmdp_trio.conformance import Outcome, Report
 from zmdp_trio.conformance._checks import CHECKS
 
-#: Checks that wait until somebody silent is given up: that takes longer than all the others.
-PATIENT = {
-    "absent-after-expiry",
-    "worker/expiry",
-    "worker/expiry-silence",
-    "worker/expiry-while-busy",
-    "worker/partials-beat",
-    "worker/replies-beat",
-    "worker/stays",
-}
-#: These go one after the other, each with a silence to listen to.
-ONE_BY_ONE = "invalid/"
-#: With this none is left out over tcp: see `make peers-soak`.
-LONG = "ZMDP_PEERS_SECONDS" in os.environ
-
-
-def takes_long(check: str) -> bool:
-    """Whether a check is left to virtual time in the normal run."""
-    return check in PATIENT or check.startswith(ONE_BY_ONE)
+#: Seconds that the examination over tcp may take, all of it.
+LIMIT = 600
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +30,13 @@ def test_it_passes_in_memory(reports: tuple[Report, Report]) -> None:
     assert ids(report, Outcome.PASS) == {each.id for each in CHECKS}
 
 
-async def test_it_passes_over_tcp() -> None:
-    """With an interval in which a busy machine does not stand still."""
-    chosen = {each.id for each in CHECKS if LONG or not takes_long(short(each.id))}
-    assert len(chosen) > 100
-    report = await examine_ours("tcp://127.0.0.1:*", strict(heartbeat=1.0), chosen)
-    assert ids(report, Outcome.FAIL) == set()
-    assert ids(report, Outcome.PASS) == chosen
+def test_it_passes_over_tcp(examined_over_tcp: subprocess.Popen[str]) -> None:
+    output, errors = examined_over_tcp.communicate(timeout=LIMIT)
+    assert examined_over_tcp.returncode == 0, errors
+    results = {each.pop("id"): each for each in json.loads(output)["results"]}
+    assert {name: each for name, each in results.items() if each["outcome"] != "pass"} == {}
+    assert results.keys() == CHOSEN
+    assert len(CHOSEN) > 100
 
 
 def test_by_default_it_is_patient_with_busy_workers(reports: tuple[Report, Report]) -> None:

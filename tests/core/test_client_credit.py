@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stage import FakeBroker, Stage, start, started
 
@@ -61,7 +61,6 @@ class Source:
 SIZES = st.lists(st.sampled_from([0, 1, 10, 400, 999, 1000, 1001, 5_000, 20_000]), max_size=30)
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     rows=st.lists(st.tuples(SIZES, st.booleans(), st.integers(0, 40)), min_size=1, max_size=12),
     seed=st.integers(0, 2**32),

@@ -185,7 +185,7 @@ class LeasedSlots(RuleBasedStateMachine):
 
 
 TestLeasedSlots = LeasedSlots.TestCase
-TestLeasedSlots.settings = settings(deadline=None, max_examples=200, stateful_step_count=50)
+TestLeasedSlots.settings = settings(stateful_step_count=50)
 
 
 def open_leases(concurrency: int, *brokers: str) -> Leases[str]:

@@ -169,7 +169,7 @@ class LossyPipe(RuleBasedStateMachine):
 
 
 TestLossyPipe = LossyPipe.TestCase
-TestLossyPipe.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestLossyPipe.settings = settings(stateful_step_count=40)
 
 
 # ---- stories

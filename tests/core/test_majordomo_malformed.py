@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fuzzing.frames import attempt, take
 from golden import MALFORMED, VECTORS, Vector
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zmdp_trio._errors import ProtocolError
@@ -47,13 +47,11 @@ def test_golden_frames_with_a_frame_cut_short_or_doubled(vector: Vector) -> None
             take([*frames[:i], other, *frames[i + 1 :]])
 
 
-@settings(deadline=None, max_examples=500)
 @given(st.lists(FRAME, max_size=10), IDENTITY)
 def test_any_frames(frames: list[bytes], identity: bytes) -> None:
     take(frames, identity)
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.sampled_from([vector.frames for vector in VECTORS]), st.sampled_from(WRAPS), st.data())
 def test_golden_frames_with_any_frames_among_them(
     frames: list[bytes], wrap: Callable[[bytes], Any], data: st.DataObject
@@ -95,7 +93,6 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 def test_whatever_is_said_is_read(dialect: Dialect, row: Row) -> None:
     fields = {str(cell).rstrip("*?"): VALUES[cell] for cell in row.cells if cell in VALUES}
 
-    @settings(deadline=None, max_examples=30)
     @given(st.fixed_dictionaries(fields))
     def check(values: dict[str, Any]) -> None:
         message = row.message(**values)

@@ -580,4 +580,4 @@ def fits(offer: str, asked: str) -> bool:
 
 
 TestRouting = Routing.TestCase
-TestRouting.settings = settings(deadline=None, max_examples=100, stateful_step_count=50)
+TestRouting.settings = settings(stateful_step_count=50)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zmdp_trio._core.timers import Timers
@@ -23,7 +23,6 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
 @given(OPERATIONS)
 def test_timers_do_what_a_dict_that_is_searched_does(operations: list[tuple[str, str, float]]) -> None:
     timers: Timers[str] = Timers()

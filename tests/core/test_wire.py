@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zmdp_trio._core.broker import BrokerMachine
@@ -332,27 +332,23 @@ def only_a_protocol_error(frames: list[bytes]) -> None:
     zmdp1.decode(zmdp1.encode(commands[0], commands[1:]))  # what is read can be sent on
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_any_frames_raise_a_protocol_error_or_nothing(frames: list[bytes]) -> None:
     only_a_protocol_error(frames)
     only_a_protocol_error([zmdp1.MAGIC, *frames])
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=300))
 def test_any_commands_frame_raises_a_protocol_error_or_nothing(data: bytes) -> None:
     only_a_protocol_error([zmdp1.MAGIC, data])
     only_a_protocol_error([zmdp1.MAGIC, b"\x92\x93\x00\x01\x00" + data])
 
 
-@settings(deadline=None, max_examples=400)
 @given(st.lists(PLAIN | ANYTHING, max_size=4), st.lists(st.binary(max_size=9), max_size=2))
 def test_any_values_raise_a_protocol_error_or_nothing(commands: list[Any], bodies: list[bytes]) -> None:
     only_a_protocol_error(message(*commands, bodies=tuple(bodies)))
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.integers(0, len(SEED[1])), st.integers(0, len(SEED)))
 def test_truncated_messages_raise_a_protocol_error(length: int, count: int) -> None:
     frames = [SEED[0], SEED[1][:length], *SEED[2:]]
@@ -362,7 +358,6 @@ def test_truncated_messages_raise_a_protocol_error(length: int, count: int) -> N
             zmdp1.decode(frames)
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, len(SEED[1]) - 1), st.integers(0, 255)), min_size=1, max_size=5))
 def test_damaged_messages_raise_a_protocol_error_or_nothing(damage: list[tuple[int, int]]) -> None:
     data = bytearray(SEED[1])
@@ -371,7 +366,6 @@ def test_damaged_messages_raise_a_protocol_error_or_nothing(damage: list[tuple[i
     only_a_protocol_error([SEED[0], bytes(data), *SEED[2:]])
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(PLAIN, max_size=4), st.booleans())
 def test_a_broker_survives_any_message(commands: list[Any], greeted: bool) -> None:
     broker = BrokerMachine(name="broker", epoch=b"e", settings=Settings())

@@ -52,7 +52,7 @@ async def flood(name: str, request: Request) -> None:
         nonlocal sending
         while sending:
             sending = False
-            await trio.sleep(0.5)
+            await trio.sleep(0.2)
         print(name, "waits for credit", flush=True)
 
     try:

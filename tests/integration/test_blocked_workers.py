@@ -73,7 +73,7 @@ def test_signals_end_a_worker_that_is_blocked_for_good(number: signal.Signals, t
                 while worker.poll() is None:
                     worker.send_signal(number)
                     with suppress(subprocess.TimeoutExpired):
-                        worker.wait(0.5)
+                        worker.wait(0.2)
                 assert worker.returncode == 128 + number
                 line_with(worker.stderr, "the event loop is blocked; one more signal ends the process now")
                 assert call.wait(LIMIT) == 8

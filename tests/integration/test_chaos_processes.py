@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,18 @@ def read(process: subprocess.Popen[str]) -> dict[str, Any]:
     return report
 
 
-def run(program: str, *options: str) -> dict[str, Any]:
+@contextmanager
+def running(program: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     with start(program, *options) as process:
         try:
-            return read(process)
+            yield process
         finally:
             process.kill()
+
+
+def run(program: str, *options: str) -> dict[str, Any]:
+    with running(program, *options) as process:
+        return read(process)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,9 +74,15 @@ def two_brokers() -> Iterator[subprocess.Popen[str]]:
     """The longest run, which waits most of the time, and in which the others go on."""
     # A broker that is back gets nothing before its workers had three seconds to be back, too.
     options = ("--seconds=9", "--rate=60", "--workers=2", "--away=1", "--steady=0.5", *PATIENT)
-    with start("two_brokers", *options) as process:
+    with running("two_brokers", *options) as process:
         yield process
-        process.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def soak() -> Iterator[subprocess.Popen[str]]:
+    """Another one."""
+    with running("soak", "--seconds=4", "--warm-up=2", "--every=1", "--rate=100", "--least=24") as process:
+        yield process
 
 
 def test_workers_and_the_broker_are_killed_and_nothing_is_lost_or_run_twice() -> None:
@@ -90,9 +103,9 @@ def test_without_kills_no_request_fails() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_mixed_load_leaves_descriptors_tables_and_memory_as_they_were() -> None:
+def test_a_mixed_load_leaves_descriptors_tables_and_memory_as_they_were(soak: subprocess.Popen[str]) -> None:
     # Two seconds warm nothing up: of memory, only a leak of some 100 KiB per request would show here.
-    report = run("soak", "--seconds=4", "--warm-up=2", "--every=1", "--rate=100", "--least=24")
+    report = read(soak)
     assert report["requests"] > 50
     assert len(report["operations"]) > 10
     assert len(report["rests"]) >= 2

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -67,15 +68,12 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
         yield process
 
 
-def test_it_shows_each_step_in_plain_lines(tmp_path: Path) -> None:
-    done = run(tmp_path)
-    assert (done.returncode, done.stderr) == (0, b"")
-    shown = done.stdout.decode()
-    for words in ("134.2 MB", "as on the disk", "requests/s", "p50", "p99", "after the client left", "NOT_FOUND"):
-        assert words in shown
-    assert "\x1b" not in shown
-    assert is_gone(worker_of(shown))
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture(scope="module", autouse=True)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Forked, Path]]:
+    """Another one, with a file of its own, which is large."""
+    folder = tmp_path_factory.mktemp("whole")
+    with start(folder) as process:
+        yield process, folder
 
 
 def test_it_gives_its_figures_to_programs(tmp_path: Path) -> None:
@@ -95,22 +93,36 @@ def test_it_gives_its_figures_to_programs(tmp_path: Path) -> None:
     assert (list(temporary.iterdir()), file.stat().st_size) == ([], 1_000_001)
 
 
+def test_it_shows_each_step_in_plain_lines(whole: tuple[Forked, Path]) -> None:
+    process, folder = whole
+    shown = process.stdout.read().decode()
+    assert (process.wait(LIMIT), process.stderr.read()) == (0, b"")
+    for words in ("134.2 MB", "as on the disk", "requests/s", "p50", "p99", "after the client left", "NOT_FOUND"):
+        assert words in shown
+    assert "\x1b" not in shown
+    assert is_gone(worker_of(shown))
+    assert list(folder.iterdir()) == []
+
+
 def test_an_empty_file_will_do(empty: Forked) -> None:
     assert empty.wait(LIMIT) == 0
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize(("moment", "file"), [("worker", []), ("one by one", [__file__])], ids=["worker", "one by one"])
-def test_a_signal_leaves_nothing_behind(
-    tmp_path: Path, number: signal.Signals, status: int, moment: str, file: list[str]
-) -> None:
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, moment: str, file: list[str]) -> None:
     """Also not the file that the demo makes unless it is given one; that is there before the worker is."""
-    with start(tmp_path, *file) as process:
-        output = lines_until(process, moment)
-        process.send_signal(number)
-        assert process.wait(LIMIT) == status
-        assert process.stderr.read() == b""
-    assert is_gone(worker_of(output))
+
+    def end(number: signal.Signals) -> int:
+        with start(tmp_path, *file) as process:
+            output = lines_until(process, moment)
+            process.send_signal(number)
+            status = process.wait(LIMIT)
+            assert process.stderr.read() == b""
+        assert is_gone(worker_of(output))
+        return status
+
+    with ThreadPoolExecutor() as threads:
+        assert list(threads.map(end, (signal.SIGINT, signal.SIGTERM))) == [130, 143]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -169,9 +169,14 @@ def test_an_error_is_json(pieces: Pieces) -> None:
         assert json.loads(client.recv())["error"]["code"] == "INVALID_ARGUMENT"
 
 
+def patient_worker(pieces: Pieces, folder: Path, service: str) -> AbstractContextManager[Forked]:
+    """Start a worker of its own, which says when a request of `patient` has begun, under another name."""
+    (folder / "services.py").write_text(SERVICES.replace('"patient"', f'"{service}"'))
+    return worker(folder, "services:patient", pieces.broker)
+
+
 def test_a_client_that_is_killed_has_its_request_cancelled(pieces: Pieces, tmp_path: Path) -> None:
-    (tmp_path / "services.py").write_text(SERVICES.replace('"patient"', '"mortal"'))
-    with worker(tmp_path, "services:patient", pieces.broker) as serving, gateway(pieces.broker, "mortal") as (_, front):
+    with patient_worker(pieces, tmp_path, "mortal") as serving, gateway(pieces.broker, "mortal") as (_, front):
         with connect(front) as client:
             client.send(b'"nowhere"')
             line_with(serving.stdout, "entered")
@@ -180,30 +185,31 @@ def test_a_client_that_is_killed_has_its_request_cancelled(pieces: Pieces, tmp_p
 
 def test_the_first_signal_drains_and_the_client_is_answered(pieces: Pieces, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    with gateway(pieces.broker, "patient") as (process, front), connect(front, zmq.DEALER) as client:
-        client.send_multipart([b"", json.dumps(str(go)).encode()])
-        wait_for_running(front, client)
+    with (
+        patient_worker(pieces, tmp_path, "drained") as serving,
+        gateway(pieces.broker, "drained") as (process, front),
+        connect(front) as client,
+    ):
+        client.send_string(json.dumps(str(go)))
+        line_with(serving.stdout, "entered")
         process.send_signal(signal.SIGTERM)
         line_with(process.stderr, "finishing 1 request")
-        client.send_multipart([b"", b'"too late"'])
+        with connect(front) as late:
+            late.send(b'"too late"')
+            assert json.loads(late.recv())["error"]["message"] == "the gateway is stopping"
         go.touch()
-        assert client.recv_multipart() == [b"", b'"done"']
-        assert json.loads(client.recv_multipart()[1])["error"]["message"] == "the gateway is stopping"
+        assert client.recv() == b'"done"'
         assert process.wait(LIMIT) == 0
 
 
-def wait_for_running(front: str, client: zmq.Socket[bytes]) -> None:
-    """Wait until what a client sent has come: another one's request, sent after it, was refused."""
-    with connect(front) as other:
-        other.send(b"no string")
-        assert json.loads(other.recv())["error"]["code"] == "INVALID_ARGUMENT"
-    assert not client.poll(0)
-
-
-def test_the_second_signal_is_now_and_the_client_is_told(pieces: Pieces) -> None:
-    with gateway(pieces.broker, "patient") as (process, front), connect(front) as client:
+def test_the_second_signal_is_now_and_the_client_is_told(pieces: Pieces, tmp_path: Path) -> None:
+    with (
+        patient_worker(pieces, tmp_path, "hurried") as serving,
+        gateway(pieces.broker, "hurried") as (process, front),
+        connect(front) as client,
+    ):
         client.send(b'"nowhere"')
-        wait_for_running(front, client)
+        line_with(serving.stdout, "entered")
         process.send_signal(signal.SIGTERM)
         line_with(process.stderr, "a second signal ends it now")
         process.send_signal(signal.SIGTERM)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 QUICK = Settings(heartbeat=0.2, misses=3)
 #: How long a handler blocks; who takes a blocked peer for dead has done so by then.
-BLOCK = 5 * QUICK.misses * QUICK.heartbeat
+BLOCK = 2.5 * QUICK.silence
 #: Seconds that a loaded machine may add to a limit.
 SLACK = 3
 

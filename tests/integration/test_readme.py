@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,19 @@ def environment() -> Iterator[dict[str, str]]:
         port = probe.getsockname()[1]
     environment = os.environ | {"ZMDP_BROKER": f"tcp://127.0.0.1:{port}"}
     background = [line for line in shell_lines() if line.endswith("&")]
-    processes = [subprocess.Popen(zmdp(line.rstrip(" &")), cwd=ROOT, env=environment) for line in background]
-    yield environment
-    for process in reversed(processes):
-        process.terminate()
-    assert [process.wait(LIMIT) for process in processes] == [0, 0]
+    with ExitStack() as stack:
+        processes = []
+        for line, ready in zip(background, (b"listening", b"offering"), strict=True):
+            command = zmdp(line.rstrip(" &"))
+            process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE))
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert any(ready in said for said in process.stdout), f"it ended before it was {ready!r}"
+            processes.append(process)
+        yield environment
+        for process in reversed(processes):
+            process.terminate()
+        assert [process.wait(LIMIT) for process in processes] == [0, 0]
 
 
 def shell_lines() -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: Seconds of load, requests a second, and worker processes.
-SECONDS, RATE, WORKERS = 5, 150, 4
+SECONDS, RATE, WORKERS = 3, 150, 3
 
 
 def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:

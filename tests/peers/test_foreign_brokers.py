@@ -28,10 +28,11 @@ async def picky() -> None:
     raise Reject
 
 
-@pytest.fixture(autouse=True)
-async def limit() -> AsyncIterator[None]:
+@pytest.fixture
+async def stage(stage: Stage) -> AsyncIterator[Stage]:
+    """The stage, for a limited time."""
     with trio.fail_after(2 * PATIENCE):
-        yield
+        yield stage
 
 
 async def counted(client: Client, n: int) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,10 @@ from zmdp_trio import Broker, Code, Request, ServiceError, Worker, open_broker, 
 HEARTBEAT = 0.4
 #: Milliseconds after which a client gives up: more than a busy machine takes for what has to come before that.
 TIMEOUT = 1000
+
+DIALECTS = ("PIGATO", "OMDP")
+#: A client of each.
+Clients = dict[str, Caller]
 
 
 @service("fail")
@@ -72,16 +76,25 @@ async def pigato(stage: Stage, broker: Broker) -> Caller:
     return await stage.client("PIGATO", broker.endpoints[0], heartbeat=int(HEARTBEAT * 1000))
 
 
-@pytest.fixture(params=["PIGATO", "OMDP"])
+@pytest.fixture(params=DIALECTS)
 async def client(request: pytest.FixtureRequest, stage: Stage, broker: Broker) -> Caller:
     return await stage.client(request.param, broker.endpoints[0], heartbeat=int(HEARTBEAT * 1000))
 
 
 @pytest.fixture
-async def held(broker: Broker) -> AsyncIterator[Held]:
-    held = Held()
-    async with open_worker([service("hold", held.hold)], *broker.endpoints, drain_grace=0):
-        yield held
+async def clients(stage: Stage, broker: Broker) -> Clients:
+    """One of each dialect, for what takes its time."""
+    return {
+        dialect: await stage.client(dialect, broker.endpoints[0], heartbeat=int(HEARTBEAT * 1000))
+        for dialect in DIALECTS
+    }
+
+
+async def at_once(test: Callable[[str, Caller], Awaitable[None]], clients: Clients) -> None:
+    """Have the clients do the same, each with a service that is called as its dialect is."""
+    async with trio.open_nursery() as nursery:
+        for dialect, client in clients.items():
+            nursery.start_soon(test, dialect, client)
 
 
 async def test_replies(client: Caller, worker: Worker) -> None:
@@ -139,43 +152,57 @@ async def test_a_client_that_vanishes(stage: Stage, broker: Broker) -> None:
                 await held.cancelled.wait()
 
     async with trio.open_nursery() as nursery:
-        for dialect in ("PIGATO", "OMDP"):
+        for dialect in DIALECTS:
             for number in (signal.SIGKILL, signal.SIGSTOP):
                 nursery.start_soon(vanish, dialect, number)
 
 
-async def test_a_client_that_times_out_gets_nothing_late(client: Caller, held: Held, worker: Worker) -> None:
+async def test_a_client_that_times_out_gets_nothing_late(clients: Clients, broker: Broker, worker: Worker) -> None:
     """A reply to a request that it has given up would end it."""
-    pending = await client.begin("hold", opts={"timeout": TIMEOUT})
-    assert (await pending.reply())["data"] == "held"
-    assert await pending.reply() == {"event": "final", "data": None, "error": "C_TIMEOUT"}
-    with trio.fail_after(PATIENCE):
-        await held.cancelled.wait()
-    assert await client.ask("echo", 1) == Outcome(final=1)
+
+    async def time_out(dialect: str, client: Caller) -> None:
+        held = Held()
+        async with open_worker([service(dialect, held.hold)], *broker.endpoints, drain_grace=0):
+            pending = await client.begin(dialect, opts={"timeout": TIMEOUT})
+            assert (await pending.reply())["data"] == "held"
+            assert await pending.reply() == {"event": "final", "data": None, "error": "C_TIMEOUT"}
+            with trio.fail_after(PATIENCE):
+                await held.cancelled.wait()
+        assert await client.ask("echo", 1) == Outcome(final=1)
+
+    await at_once(time_out, clients)
 
 
-async def test_replies_that_come_too_late_are_kept_from_it(client: Caller, broker: Broker) -> None:
+async def test_replies_that_come_too_late_are_kept_from_it(clients: Clients, broker: Broker, worker: Worker) -> None:
     """A thread can't be cancelled, and answers what nobody waits for any more."""
-    given_up, answered = threading.Event(), trio.Event()
 
-    @service("late")
-    def late() -> str:
-        given_up.wait(PATIENCE)
-        trio.from_thread.run_sync(answered.set)
-        return "late"
+    async def come_late(dialect: str, client: Caller) -> None:
+        given_up, answered = threading.Event(), trio.Event()
 
-    async with open_worker([late, echo], *broker.endpoints) as worker:
-        await worker.wait_welcomed()
-        assert await client.ask("late", opts={"timeout": TIMEOUT}) == Outcome(error="C_TIMEOUT")
-        given_up.set()
-        with trio.fail_after(PATIENCE):
-            await answered.wait()
-        for n in range(20):
-            assert await client.ask("echo", n) == Outcome(final=n)
+        @service(dialect)
+        def late() -> str:
+            given_up.wait(PATIENCE)
+            trio.from_thread.run_sync(answered.set)
+            return "late"
+
+        async with open_worker([late], *broker.endpoints) as tardy:
+            await tardy.wait_welcomed()
+            assert await client.ask(dialect, opts={"timeout": TIMEOUT}) == Outcome(error="C_TIMEOUT")
+            given_up.set()
+            with trio.fail_after(PATIENCE):
+                await answered.wait()
+            for n in range(20):
+                assert await client.ask("echo", n) == Outcome(final=n)
+
+    await at_once(come_late, clients)
 
 
 async def test_a_request_that_waits_too_long_for_its_service(client: Caller, broker: Broker) -> None:
     assert await client.ask("hold", opts={"timeout": 300}) == Outcome(error="C_TIMEOUT")
+    # The broker's time began when the request arrived there: later, and on a busy machine by more than a moment.
+    with trio.fail_after(PATIENCE):
+        while any(each.queued for each in broker.statistics().services.values()):  # noqa: ASYNC110
+            await trio.sleep(0.01)
     held = Held()
     async with open_worker([service("hold", held.hold), echo], *broker.endpoints):
         assert await client.ask("echo", 1) == Outcome(final=1)
@@ -191,12 +218,17 @@ async def test_a_request_waits_for_its_service(client: Caller, broker: Broker) -
         assert await pending.reply() == {"event": "final", "data": 1, "error": None}
 
 
-async def test_requests_without_a_time_out(client: Caller, held: Held) -> None:
-    pending = await client.begin("hold", opts={"timeout": -1})
-    assert (await pending.reply())["data"] == "held"
-    with trio.move_on_after(2 * HEARTBEAT):
-        await held.cancelled.wait()
-    assert not held.cancelled.is_set()
+async def test_requests_without_a_time_out(clients: Clients, broker: Broker) -> None:
+    async def wait_for_ever(dialect: str, client: Caller) -> None:
+        held = Held()
+        async with open_worker([service(dialect, held.hold)], *broker.endpoints, drain_grace=0):
+            pending = await client.begin(dialect, opts={"timeout": -1})
+            assert (await pending.reply())["data"] == "held"
+            with trio.move_on_after(2 * HEARTBEAT):
+                await held.cancelled.wait()
+            assert not held.cancelled.is_set()
+
+    await at_once(wait_for_ever, clients)
 
 
 async def test_pigatos_streams(pigato: Caller, worker: Worker) -> None:

@@ -79,10 +79,10 @@ async def test_one_that_offers_what_it_may_not_comes_no_faster_than_the_broker_b
     started = trio.current_time()
     worker = await stage.worker("PIGATO", broker.endpoints[0], {"mmi.x": "echo"}, **BEAT)
     with trio.fail_after(PATIENCE):
-        for _ in range(5):
+        for _ in range(4):
             await worker.news("connect")
     # The last connection need not have brought its offer by now.
-    assert 4 <= broker.statistics().protocol_errors <= (trio.current_time() - started) / HEARTBEAT + 2
+    assert 3 <= broker.statistics().protocol_errors <= (trio.current_time() - started) / HEARTBEAT + 2
 
 
 async def test_reject(stage: Stage, broker: Broker, client: Client) -> None:
@@ -106,7 +106,8 @@ async def test_concurrency_is_announced_and_changed(stage: Stage, broker: Broker
 
     assert await most_at_once() == 2
     await worker.order("concurrency", service="nap", limit=4)
-    assert await client.request("nap", 0) == 0
+    await worker.news("announced")
+    assert await client.request("nap", 0) == 0, "its reply comes behind what it has announced"
     assert await most_at_once() == 4
 
 
@@ -143,12 +144,12 @@ async def test_wildcards_and_versions(stage: Stage, broker: Broker, client: Clie
 
 async def test_retry(stage: Stage, broker: Broker) -> None:
     caller = await stage.client("PIGATO", broker.endpoints[0], **BEAT)
-    first = await start(stage, broker, {"nap": "nap"})
-    pending = await caller.begin("nap", 0.5, opts={"retry": 1})
+    first = await start(stage, broker, {"either": "nap"})
+    pending = await caller.begin("either", 3600, opts={"retry": 1})
     await first.news("request")
-    await start(stage, broker, {"nap": "nap"})
+    await start(stage, broker, {"either": "echo"})
     first.kill()
-    assert await pending.reply() == {"event": "final", "data": 0.5, "error": None}
+    assert await pending.reply() == {"event": "final", "data": 3600, "error": None}
 
 
 async def test_a_worker_that_leaves(stage: Stage, broker: Broker, client: Client) -> None:

@@ -1,7 +1,7 @@
 """What takes its time, all at once.
 
-Here with heartbeats in a hurry, so that 6 s are more than any limit on them; `make peers-soak` takes two minutes, with
-the heartbeats that all have by default, and 30 s of silence.
+Here with heartbeats in a hurry, so that 4.2 s are more than any limit on them; `make peers-soak` takes two minutes,
+with the heartbeats that all have by default, and 30 s of silence.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from services import echo
 from zmdp_trio import open_broker, open_client, open_worker, service
 
 LONG = os.environ.get("ZMDP_PEERS_SECONDS")
-SECONDS = float(LONG or 6)
+SECONDS = float(LONG or 4.2)
 #: Seconds between heartbeats; after four of them without one a peer is dead.
-HEARTBEAT = 2.5 if LONG else 1.0
+HEARTBEAT = 2.5 if LONG else 0.7
 #: How long the workers are silent, which beat between requests only.
 SILENCE = min(30.0, SECONDS - 0.5)
 #: Seconds between the stream's partial replies.

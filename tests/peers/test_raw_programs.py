@@ -22,7 +22,10 @@ class Router:
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def receive(self, *, but: Frames) -> tuple[bytes, Frames]:
-        """Wait for a message that is no heartbeat; return who sent it, and its frames."""
+        """Wait for a message that is no heartbeat; return who sent it, and its frames.
+
+        Heartbeats are answered, as a broker does: workers that hear nothing for three of theirs start over.
+        """
         with trio.fail_after(PATIENCE):
             while True:
                 await trio.lowlevel.checkpoint()
@@ -31,6 +34,7 @@ class Router:
                 peer, *frames = self._socket.recv_multipart()
                 if frames != but:
                     return peer, frames
+                self.send(peer, *frames)
 
     def send(self, peer: bytes, *frames: bytes) -> None:
         self._socket.send_multipart([peer, *frames])

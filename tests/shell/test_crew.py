@@ -17,6 +17,14 @@ from zmdp_trio import _crew as module
 from zmdp_trio._crew import Crew, Hand
 from zmdp_trio._handlers import Run
 
+
+class LoneEngine:
+    """An engine at which nobody can stand in."""
+
+    lonely = False
+
+
+ALONE: Any = LoneEngine()
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 tasks: contextvars.ContextVar[list[trio.lowlevel.Task]] = contextvars.ContextVar("tasks")
 
@@ -137,21 +145,12 @@ async def test_what_is_handed_over_is_begun_though_the_crew_is_cancelled_first(a
             begun.append(number)
 
     async with trio.open_nursery() as nursery:
-        crew: Crew[int] = Crew(nursery, work, IDLE)
+        crew: Crew[int] = Crew(nursery, work, ALONE)
         crew.start([1])
         await trio.testing.wait_all_tasks_blocked()
         crew.start([2])
         nursery.cancel_scope.cancel()
     assert begun == [1, 2]
-
-
-class IdleEngine:
-    """An engine at which nobody can stand in."""
-
-    post = None
-
-
-IDLE: Any = IdleEngine()
 
 
 class Gang:
@@ -161,7 +160,7 @@ class Gang:
         self.begun: list[tuple[int, Any]] = []
         self.tasks: set[trio.lowlevel.Task] = set()
         self.go = trio.Event()
-        self.crew: Crew[int] = Crew(nursery, self._work, IDLE)
+        self.crew: Crew[int] = Crew(nursery, self._work, ALONE)
 
     async def _work(self) -> None:
         hand = Hand(self.crew)
@@ -172,6 +171,7 @@ class Gang:
                 variable.set(f"{number}")
             if number % 2:
                 await self.go.wait()
+        hand.leave()
 
     async def run(self, *numbers: int) -> list[int]:
         """Have these worked at, and return those that were begun before everybody waits."""
@@ -221,6 +221,17 @@ async def test_tasks_that_were_needed_once_are_not_called_for_ever() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_tasks_beyond_those_that_are_kept_end_and_are_forgotten() -> None:
+    async with trio.open_nursery() as nursery:
+        gang = Gang(nursery)
+        await gang.run(*range(1, 99, 2), *(1 for _ in range(2 * module.IDLE)))
+        assert len(gang.crew.hands) > 2 * module.IDLE
+        gang.go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(gang.crew.hands) == len(gang.crew.idle) == module.IDLE
+        nursery.cancel_scope.cancel()
+
+
 async def test_no_piece_sees_what_another_one_of_its_queue_has_set() -> None:
     variable.set("outside")
     async with trio.open_nursery() as nursery:
@@ -255,7 +266,7 @@ async def test_values_that_can_not_be_compared_are_not_seen_either() -> None:
             prickly.set(Prickly())
 
     async with trio.open_nursery() as nursery:
-        crew: Crew[int] = Crew(nursery, work, IDLE)
+        crew: Crew[int] = Crew(nursery, work, ALONE)
         crew.start(range(1, 10))
         await trio.testing.wait_all_tasks_blocked()
         assert seen == [True] * 9

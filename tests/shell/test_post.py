@@ -13,7 +13,7 @@ from cluster import Cluster, open_cluster
 
 from zmdp_trio import DeadlineExceeded, RequestCancelled, service, testing
 from zmdp_trio._core.client import ClientMachine
-from zmdp_trio._engine.post import PATIENCE, TICKS, Post
+from zmdp_trio._engine.post import MOST_ASKS, TICKS, Post
 from zmdp_trio._transport import DIALLED, Options, Port, dial, listen
 
 
@@ -92,7 +92,7 @@ async def test_the_keeper_takes_the_post_again_when_nobody_comes(place: Place, a
 async def test_twice_as_many_must_ask_after_each_time_in_vain(place: Place, autojump_clock: Any) -> None:
     """A keeper that leaves its post ask after ask would cost two ticks at each message."""
     left = 0
-    for _ in range(4 * PATIENCE):
+    for _ in range(4 * MOST_ASKS):
         assert not place.post.ask()
         place.peer.send(DIALLED, [b"news"])
         ticks = 0
@@ -101,22 +101,29 @@ async def test_twice_as_many_must_ask_after_each_time_in_vain(place: Place, auto
             ticks += 1
         left += not place.post._keeps
         await trio.testing.wait_all_tasks_blocked()
-    assert 8 <= left <= 12  # of a thousand: 1, 2, 4, ..., 256, 256, 256
+    assert left == 11  # of 1,024: 1 + 2 + 4 + ... + 256 + 256 + 256 = 1,023
 
 
-async def test_one_who_is_cancelled_misses_nothing_for_the_others(place: Place, autojump_clock: Any) -> None:
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(place.stand_in, "caller")
-            await trio.testing.wait_all_tasks_blocked()
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_one_who_is_cancelled_misses_nothing_for_the_others(
+    cancelled_first: bool, place: Place, autojump_clock: Any
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(place.stand_in, "caller")
+        await trio.testing.wait_all_tasks_blocked()
+        if cancelled_first:
+            nursery.cancel_scope.cancel()
             place.peer.send(DIALLED, [b"news"])
-            scope.cancel()
+        else:
+            place.peer.send(DIALLED, [b"news"])
+            nursery.cancel_scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
-    assert not place.port.receive()
+    # The first turn had the keeper leave its post.
+    assert place.turns == ["keeper", "keeper" if cancelled_first else "caller"]
     assert await place.news() == ["keeper"]
 
 
-async def test_one_who_is_recalled_has_no_turn_to_take(place: Place, autojump_clock: Any) -> None:
+async def test_one_who_is_recalled_returns(place: Place, autojump_clock: Any) -> None:
     place.post.recall()  # nobody stands in: nothing happens
     async with trio.open_nursery() as nursery:
         nursery.start_soon(place.stand_in, "caller")
@@ -206,10 +213,13 @@ async def test_a_caller_that_stands_in_is_cancelled_and_so_is_its_handler(
 async def test_others_are_answered_while_one_stands_in(cluster: Cluster, autojump_clock: Any) -> None:
     async with trio.open_nursery() as nursery:
         await begin(cluster, nursery, "sleep", 1)
+        begun = trio.current_time()
         for n in range(10):
             assert await cluster.client.request("echo", n) == n
+        assert trio.current_time() == begun
         async with cluster.client.stream("nap", 5) as stream:
             assert [each async for each in stream] == []
+        assert trio.current_time() == begun + 5
         nursery.cancel_scope.cancel()
 
 
@@ -280,20 +290,19 @@ def test_an_interrupt_in_the_turn_of_a_caller_loses_nobody_a_reply(monkeypatch: 
         replied_at.append(trio.current_time())
 
     async def main() -> None:
-        async with open_cluster(echo, nap) as cluster:
-            for n in range(20):
-                assert await cluster.client.request("echo", n) == n
-            async with trio.open_nursery() as nursery:
-                begun = trio.current_time()
-                nursery.start_soon(other, cluster)
-                await trio.testing.wait_all_tasks_blocked()
-                while cluster.client._engine.post._keeps:  # type: ignore[union-attr]
-                    await cluster.client.request("echo")
-                monkeypatch.setattr(ClientMachine, "take_news", interrupted)
-                with pytest.raises(KeyboardInterrupt):
-                    await cluster.client.request("nap", 5)
-                assert trio.current_time() == begun + 1
-                assert await cluster.client.request("echo", 1) == 1
+        async with open_cluster(echo, nap) as cluster, trio.open_nursery() as nursery:
+            begun, engine = trio.current_time(), cluster.client._engine
+            nursery.start_soon(other, cluster)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not stands_in(cluster.client)
+            while engine.post._keeps or not engine.lonely:  # type: ignore[union-attr]
+                await cluster.client.request("echo")
+            monkeypatch.setattr(ClientMachine, "take_news", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                await cluster.client.request("nap", 5)
+            assert trio.current_time() == begun + 1
+            assert await cluster.client.request("echo", 1) == 1
+            await trio.testing.wait_all_tasks_blocked()
             assert replied_at == [begun + 1]
 
     testing.run(main)
@@ -304,8 +313,10 @@ async def test_a_handler_that_waits_leaves_the_post_to_others(cluster: Cluster, 
         for n in range(5):
             nursery.start_soon(cluster.client.request, "nap", 10 + n)
             await trio.testing.wait_all_tasks_blocked()
+        begun = trio.current_time()
         for n in range(5):
             assert await cluster.client.request("echo", n) == n
+        assert trio.current_time() == begun
 
 
 async def test_a_worker_drains_while_its_task_stands_in(cluster: Cluster, autojump_clock: Any) -> None:

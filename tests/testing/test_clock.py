@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -260,7 +259,7 @@ def jumps(clock: trio.abc.Clock, number: int) -> float:
 
 
 def test_a_jump_costs_no_more_than_one_of_trio_s_own_clock() -> None:
-    def best(make: Callable[[], Any]) -> float:
-        return min(jumps(make(), 1_000) for _ in range(5))
-
-    assert best(VirtualClock) < 3 * best(lambda: trio.testing.MockClock(autojump_threshold=0))
+    # In turn, so that whatever else the machine does is in the way of both.
+    pairs = [(jumps(VirtualClock(), 500), jumps(trio.testing.MockClock(autojump_threshold=0), 500)) for _ in range(10)]
+    ours, trios = (min(each) for each in zip(*pairs, strict=True))
+    assert ours < 3 * trios

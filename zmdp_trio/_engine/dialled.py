@@ -30,7 +30,7 @@ LAST_DELAY: Final = 0.6
 
 
 class _Connection:
-    """A dialled port, and the scope that its task lives in."""
+    """A dialled port, its post, and the scope that its keeper lives in."""
 
     def __init__(self, lane: Lane, port: Port) -> None:
         self.lane = lane
@@ -145,7 +145,7 @@ class DialEngine(Engine):
         self._note_post()
 
     def _note_post(self) -> None:
-        """Nobody can stand in where there are several connections, and news may come by any."""
+        """Let others stand in where there is one connection: with several, news may come by any."""
         posts = [connection.post for connection in self._connections.values()]
         self.post = posts[0] if len(posts) == 1 else None
 

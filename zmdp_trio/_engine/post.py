@@ -5,10 +5,11 @@ has come, the handler whose request has.  That is a tick of Trio's loop more, an
 request waiting for longer than its messages take.  So a caller that has nothing to do but wait for its reply, and a
 task that has no handler to run, wait for the port's news themselves, take the turn, and go on with what it brought.
 
-The keeper never stops waiting for their sake, since to end a wait costs as much as is gained.  It is told that
-somebody would have stood in (`ask`), leaves its post empty for two ticks after its next turn, which is time enough for
-those whom the turn concerned to come back, and takes the post again if none has.  Then it was in vain, and is not tried
-again before twice as many have asked.
+The keeper never stops waiting for their sake, since to end a wait costs as much as is gained.  It is told that somebody
+would have stood in (`ask`), leaves its post empty for two ticks after its next turn, which is time enough for those
+whom the turn concerned to come back, and takes the post again if none has.  Then it was in vain, and is not tried again
+before twice as many have asked.  While somebody stands in the keeper is parked.  It is woken each time that one is
+done, and parks again if somebody has come by then: the same one, for example, with its next request.
 """
 
 from __future__ import annotations
@@ -22,25 +23,29 @@ from .._transport import Port
 
 #: Ticks for which the post stays empty.
 TICKS: Final = 2
-#: How many who ask are passed over at most.
-PATIENCE: Final = 256
+#: How many must ask, at most, before the keeper leaves its post.
+MOST_ASKS: Final = 256
 
 
 class Post:
     """One port's post; at most one task has it at a time."""
 
-    __slots__ = ("_keeper", "_keeps", "_passed_over", "_patience", "_port", "_taken", "_wanted")
+    __slots__ = ("_asks", "_asks_needed", "_keeper", "_keeps", "_port", "_taken", "_used", "_wanted")
 
     def __init__(self, port: Port) -> None:
         self._port = port
-        #: Whether somebody stands in; the keeper, while it is parked for that; and whether it waits for the port.
-        self._taken = False
-        self._keeper: trio.lowlevel.Task | None = None
+        #: Whether the keeper has the post.
         self._keeps = True
-        #: Somebody is to be let stand in; how many have asked since that was last so, and how many must have.
+        #: Whether somebody stands in, and whether anybody has since the keeper has left.
+        self._taken = False
+        self._used = False
+        #: The keeper, while it is parked.
+        self._keeper: trio.lowlevel.Task | None = None
+        #: Whether the keeper is to leave its post after the next turn.
         self._wanted = False
-        self._passed_over = 0
-        self._patience = 1
+        #: How many have asked since it last left, and how many must for it to leave.
+        self._asks = 0
+        self._asks_needed = 1
 
     async def keep(self, turn: Callable[[], None]) -> NoReturn:
         """Take turns at the port's news, whenever nobody stands in.
@@ -57,12 +62,12 @@ class Post:
                 await self._leave_to_others()
 
     async def _leave_to_others(self) -> None:
-        """Leave the post, until nobody has come for two ticks."""
-        self._wanted = False
+        """Leave the post to others: for two ticks, and then for as long as somebody is there."""
+        self._wanted = self._used = False
         for _ in range(TICKS):
             await trio.lowlevel.checkpoint()
-        self._passed_over = 0
-        self._patience = 1 if self._taken else min(2 * self._patience, PATIENCE)
+        self._asks = 0
+        self._asks_needed = 1 if self._used else min(2 * self._asks_needed, MOST_ASKS)
         while self._taken:
             self._keeper = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
@@ -72,11 +77,11 @@ class Post:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def ask(self) -> bool:
-        """Tell whether the caller may stand in now; if it may not, that is noted."""
+        """Tell whether the caller may stand in now; if it may not, since the keeper is there, that is noted."""
         if not self._keeps:
             return not self._taken
-        self._passed_over += 1
-        if self._passed_over >= self._patience:
+        self._asks += 1
+        if self._asks >= self._asks_needed:
             self._wanted = True
         return False
 
@@ -85,7 +90,7 @@ class Post:
 
         To be called only after `ask`, in the same step.
         """
-        self._taken = True
+        self._taken = self._used = True
         try:
             return await self._port.wait()
         except trio.ClosedResourceError:

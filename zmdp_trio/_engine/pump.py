@@ -1,8 +1,9 @@
 """The one pump: how a machine and its shell take their turns.
 
 A turn is synchronous: take what has come, let the machine and its shell act, do what is due, send what is ready, until
-there is nothing left.  Two kinds of tasks take turns: whoever is at a port's post, when there is news from the network,
-and `Engine.run`, at the machine's deadline or when somebody called `wake` because the machine has something to send.
+there is nothing left.  Turns are taken by each port's keeper, or whoever stands in for it (`post.py`), when there is
+news from the network; and by `Engine.run`, at the machine's deadline, or when somebody called `wake` because the
+machine has something to send.
 
 Whoever calls `wake` may send it right there instead, in its own task:
 
@@ -78,20 +79,22 @@ class Engine(ABC):
         """
         self._machine = machine
         self._act = act
+        #: `trio.current_time`, at half its price.
+        self._now = trio.lowlevel.current_clock().current_time
         self._blocked: list[Outbox] = []
         self._sleeper: trio.lowlevel.Task | None = None
         #: A turn is to be taken soon.
         self._roused = False
-        #: Calls of `wake` since the last turn; and whether there was only one before that.
+        #: Calls of `wake` since the last turn; and whether there was only one before that: then it pays to stand in.
         self._wakes = 0
-        self._lonely = True
+        self.lonely = True
         #: Ended by `close` alone: what is cancelled around us has its last words to say.
         self._life = trio.CancelScope(shield=True)
         self._closed = False
         #: What was raised where somebody else's task sent, or took a turn; `run` ends with it.
         self._failure: Exception | None = None
         self._scope = trio.CancelScope()
-        #: Where whoever has nothing to do but wait for news may stand in, and then call `turn_in_passing`.
+        #: Where others may stand in; None where nobody may, as at a broker.
         self.post: Post | None = None
 
     @abstractmethod
@@ -118,9 +121,9 @@ class Engine(ABC):
             raise self._failure
         self._roused = False
         if self._wakes:
-            self._lonely = self._wakes == 1
+            self.lonely = self._wakes == 1
             self._wakes = 0
-        now = trio.current_time()
+        now = self._now()
         machine = self._machine
         if self._blocked:
             self._offer_again()
@@ -172,7 +175,7 @@ class Engine(ABC):
     def wake(self) -> None:
         """Have what the machine has to say sent: at once if it is alone or there is much of it, else in a turn soon."""
         self._wakes += 1
-        if self._wakes == 1 and self._lonely:
+        if self._wakes == 1 and self.lonely:
             self._send_now()
         elif self._wakes % MANY == 0:
             self._send_now()
@@ -201,6 +204,14 @@ class Engine(ABC):
         if self._sleeper is not None:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
+
+    def free_post(self) -> Post | None:
+        """Return where the calling task may stand in now, if it has nothing to do but wait, and take the turn after.
+
+        None if it may not, which is noted.
+        """
+        post = self.post
+        return post if post is not None and post.ask() else None
 
     def turn_in_passing(self) -> None:
         """Take a turn in somebody else's task, which sees nothing of what fails."""
@@ -233,7 +244,7 @@ class Engine(ABC):
             # Nothing is received any more: a peer that was about to be greeted would never hear our farewell.
             self._act()
             self._offer_again()
-            self._flush(trio.current_time())
+            self._flush(self._now())
             self._closed = True
             self._life.cancel()
             for port in self._ports():

@@ -107,21 +107,21 @@ class Port(Protocol):
         May be cancelled; nothing is missed.
 
         Returns:
-            False if there is nothing to look at, for this was the work of `recall`.
+            False if there is nothing to look at, since only `recall` was called.  True promises nothing.
 
         Raises:
             trio.ClosedResourceError: the port was closed.
         """
 
     def recall(self) -> None:
-        """Have the `wait` that some task is in return soon."""
+        """Have the `wait` that some task is in return soon; on a port that was closed, do nothing."""
 
     def close(self) -> None:
         """Let go of everything at once; messages already taken get a short, bounded time to leave."""
 
 
 async def attend(port: Port, look: Callable[[], None]) -> NoReturn:
-    """Call `look` soon, and whenever a port may have news; for those who use it alone.
+    """Call `look` whenever a port may have news, for those who use it alone; where nobody has waited yet, soon.
 
     Raises:
         trio.ClosedResourceError: the port was closed.

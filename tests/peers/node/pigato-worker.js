@@ -26,6 +26,7 @@ obey({
     const worker = workers.get(service);
     worker.conf.concurrency = limit;
     worker.heartbeat();
+    say({ event: 'announced' });
   },
 
   stop({ service }) {

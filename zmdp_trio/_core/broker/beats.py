@@ -51,3 +51,8 @@ class Beats(LegacyArrivals):
             for job in session.held.values():
                 if job.state is RUNNING and not job.owner.link.request_beats:
                     session.link.put_heartbeat(job.id)
+
+    def _check_life(self, session: Session, now: float) -> None:
+        """Part from a peer that has not given a sign of life for too long."""
+        if now > session.heard + session.link.patience:
+            self._part(session, f"it gave no sign of life for {session.link.patience:g} s", now)

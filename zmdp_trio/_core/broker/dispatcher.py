@@ -21,7 +21,7 @@ from .endings import Endings
 from .job import CANCELLING, DISPATCHED, INFINITE, Job, JobInput
 from .placement import in_order
 from .service import Offer, Service
-from .session import Session, SessionLink
+from .session import Session
 
 
 class Dispatcher(Endings):
@@ -29,14 +29,8 @@ class Dispatcher(Endings):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self.draining = False
-        #: Links that have something to send.
-        self._dirty: list[SessionLink] = []
-        self._next_job = 0
         #: Until when peers may come back that were with the broker before this one; there may have been none.
         self._recovery_ends = -math.inf
-        #: Replies to requests that nobody waits for any more.
-        self.late_replies = 0
 
     @abstractmethod
     def _drop(self, session: Session, reason: str, now: float) -> None:

@@ -19,7 +19,7 @@ from ..._wire import zmdp1
 from ..._wire.frames import Frame
 from ..link import Link
 from .recovery import Recovery
-from .session import Session
+from .session import Session, SessionLink
 
 #: Peers that were told that they are not welcome, or are gone, and are ignored from then on.
 MAX_SHUNNED = 10_000
@@ -37,6 +37,8 @@ class Greetings(Recovery):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        #: Links that have something to send.
+        self._dirty: list[SessionLink] = []
         self._peers: dict[bytes, Session] = {}
         self._sessions: dict[Any, Session] = {}
         self._shunned: OrderedDict[bytes, None] = OrderedDict()
@@ -209,7 +211,6 @@ class Greetings(Recovery):
         peer = session.link.peer
         self._end_session(session, now)
         if peer is not None:
-            self._peers.pop(peer, None)
             self._shun(peer, session, reason)
 
     def take_dropped(self) -> list[tuple[str, str]]:

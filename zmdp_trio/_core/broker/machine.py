@@ -1,4 +1,4 @@
-"""The broker's machine, as its engine and its shell know it; each of its rooms is a base class, in a module of its own.
+"""The broker's machine, as its engine and its shell know it; each of its parts is a base class, in a module of its own.
 
 A connection's way: `Greetings` say whose it is, and what becomes of that session; `Beats` look who is silent.  Peers of
 older dialects come by `LegacyArrivals`; from then on their links say, and are told, the same commands.

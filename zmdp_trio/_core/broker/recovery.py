@@ -34,6 +34,9 @@ class Recovery(Dispatcher):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        self.draining = False
+        #: How many jobs there were: each one's id.
+        self._next_job = 0
         self._claims: dict[Origin, Claim] = {}
         self._holdings: dict[Origin, Holding] = {}
         #: Requests, and bytes of them, that wait for what workers may have of them.

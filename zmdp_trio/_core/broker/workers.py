@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..._errors import BrokerLost, Code, DeadlineExceeded, ProtocolError, RequestError
+from ..._settings import Settings
 from ..._wire import commands as c
 from ..shared import is_reserved
 from ..weights import weight
@@ -29,6 +30,11 @@ MAX_ANSWERS: Final = 10_000
 
 class WorkerCommands(Dispatcher):
     """The broker's side of its workers: replies, leases, and draining."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        #: Replies to requests that nobody waits for any more.
+        self.late_replies = 0
 
     def _on_partial(self, session: Session, partial: c.Partial, now: float) -> None:
         job = session.held.get(partial.id)

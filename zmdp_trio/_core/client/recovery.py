@@ -78,9 +78,12 @@ class Recovery(Placement):
             uplink.link.put(claim, weight(claim))
 
     def _lose_calls(self, uplink: Uplink, why: str, now: float) -> None:
-        """The session is over: send again what may run again, and what was never sent; end the rest."""
+        """The session is over: have those calls run again that may, and end the others.
+
+        Where a session can't come back, those that were never sent are placed anew.
+        """
         dropped = uplink.link.drop_outbox()
-        # What has waited for a session to come back has waited long enough.
+        # Elsewhere they have waited for the session to come back, which was long enough.
         unsent = () if uplink.resume else {command.id for command in dropped if isinstance(command, c.Request)}
         lost = list(self._calls[uplink].values())
         for call in lost:

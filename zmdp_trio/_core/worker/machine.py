@@ -1,8 +1,8 @@
 """The worker's machine: requests in, replies out, over one uplink per broker.
 
-A request's way: `Requests` makes an execution of it, for which `Sharing` must have a slot; the shell runs its handler,
-and what that comes to is in this file.  `Sessions` has brokers come and go, and the worker leave; what ran for a broker
-that was restarted, `Recovery` keeps until somebody claims it.
+A request's way: `Requests` makes an execution of it, if its broker's lease has a slot (`Sharing`); the shell runs its
+handler, and what that comes to is in this file.  `Sessions` has brokers come and go, and the worker leave; what ran for
+a broker that was restarted, `Recovery` keeps until somebody claims it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Unclaimed:
     """What there is for a broker to come, until the callers say whether they still wait for it.
 
     Attributes:
-        executions: what runs, by the time that the broker was restarted.
+        executions: what ran when the broker was restarted, and runs yet.
         ended: what ended while there was no broker to tell.
     """
 

@@ -16,7 +16,7 @@ from .counters import Counters
 from .execution import RUNNING, Execution, ExecutionInput
 from .sessions import Sessions
 
-#: Requests that are turned down, and claims that are not known, for a broker that does not read it.
+#: Answers that may wait for a broker which does not read them: to requests turned down, and claims not known.
 MAX_ANSWERS: Final = 10_000
 
 

@@ -47,7 +47,7 @@ class SharedContext:
 
         Raises:
             RuntimeError: this is a forked child of the process that the run was started in.
-        OSError: there are not enough file descriptors left.
+            OSError: there are not enough file descriptors left.
         """
         shared = _current.get()
         if shared is None:

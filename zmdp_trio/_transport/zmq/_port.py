@@ -25,8 +25,8 @@ BY_REFERENCE: Final = 32 * 2**10
 #: Bytes from which a `bytes` object is lent to libzmq.  Getting it back costs 10 microseconds; a copy of this size is
 #: fresh memory from the kernel, page by page, and cost up to 200.
 LENT: Final = 128 * 2**10
-#: Seconds after which a refused message is offered again without a sign from libzmq, see `ZmqPort._wait`: at first,
-#: and at last, when there was nothing but refusals for half a second.
+#: Seconds after which a refused message is offered again without a sign from libzmq, see `ZmqPort._wait_for_room`: at
+#: first, and at last, when there was nothing but refusals for half a second.
 FIRST_RETRY: Final = 0.005
 LAST_RETRY: Final = 0.25
 
@@ -65,6 +65,7 @@ class ZmqPort:
         "_shared",
         "_socket",
         "_untold",
+        "_woken",
     )
 
     def __init__(
@@ -79,7 +80,10 @@ class ZmqPort:
         self._get: Callable[[int], int] = raw.get
         self._recv: Callable[..., Any] = raw.recv
         self._send: Callable[..., Any] = raw.send
+        #: Whether `wait` is to return at once: at first, after a nudge, and where more messages are than were taken.
         self._again = True
+        #: Whether `wait` has returned, and nothing was received since.
+        self._woken = False
         #: How many messages in a row have come alone, as far as that matters.
         self._alone = 0
         #: Whether nothing was there to receive when we last looked, and nothing was sent since.
@@ -92,7 +96,7 @@ class ZmqPort:
         self._retry = FIRST_RETRY
         #: Seconds that `wait` does take at most; 0 while nobody waits.
         self._patience = 0.0
-        #: Whether `wait` is to return for no other reason.
+        #: Whether `recall` was called since `wait` last returned.
         self._recalled = False
         self._closed = False
         #: What a peer calls us, if we chose that ourselves.
@@ -124,6 +128,7 @@ class ZmqPort:
         if recalled and not self._again:
             return False
         self._again = self._refused = False
+        self._woken = True
         return True
 
     async def _wait_for_room(self) -> None:
@@ -136,10 +141,9 @@ class ZmqPort:
             self._retry = min(2 * self._retry, LAST_RETRY)
 
     def recall(self) -> None:
-        if self._closed:
-            return  # whoever was there returns anyway, and the descriptor may be somebody else's by now
-        self._recalled = True
-        trio.lowlevel.notify_closing(self._fd)
+        if not self._closed:
+            self._recalled = True
+            trio.lowlevel.notify_closing(self._fd)
 
     def settled(self) -> bool:
         if self._untold:
@@ -158,12 +162,13 @@ class ZmqPort:
         """Receive messages until there are none or they are many.
 
         EVENTS cost a system call or two, an empty recv() an exception, which is as much as two of them.  So where
-        messages come alone, one is received unasked, and whether there is another is left to `settled`, which most
-        often has a send to mind as well.  Where not, EVENTS are asked while there may be one message or two, and only a
-        longer row is read to its bitter end.
+        messages come alone, the one that woke us is received unasked, and whether there is another is left to
+        `settled`, which most often has a send to mind as well.  Where not, EVENTS are asked while there may be one
+        message or two, and only a longer row is read to its bitter end.
         """
+        woken, self._woken = self._woken, False
         try:
-            if self._alone >= ALONE and not self._refused:
+            if woken and self._alone >= ALONE and not self._refused:
                 self._take(received)
                 self._quiet = False
                 return

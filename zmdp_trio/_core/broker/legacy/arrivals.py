@@ -188,11 +188,6 @@ class LegacyArrivals(Greetings):
         if self._farewells:
             self._farewells = {peer: link for peer, link in self._farewells.items() if not link.flushed}
 
-    def _check_life(self, session: Session, now: float) -> None:
-        """Part from a peer that has not given a sign of life for too long."""
-        if now > session.heard + session.link.patience:
-            self._part(session, f"it gave no sign of life for {session.link.patience:g} s", now)
-
 
 def is_ours(frames: Sequence[Frame]) -> bool:
     """Whether a message is ZMDP's, of whatever version; what has no frames, nobody else sends."""
