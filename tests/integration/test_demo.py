@@ -27,6 +27,16 @@ LIMIT = 120
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="watches a process that is not a child")
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """Take back what a demo in this process did to signals: it goes on to ignore them, since a process would end now."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def start(temporary: Path, *arguments: str) -> AbstractContextManager[Forked]:
     return fork(command(temporary, "demo", *arguments, TMPDIR=str(temporary)), LIMIT)
 

@@ -305,7 +305,11 @@ def test_an_interrupt_in_the_turn_of_a_caller_loses_nobody_a_reply(monkeypatch: 
             await trio.testing.wait_all_tasks_blocked()
             assert replied_at == [begun + 1]
 
-    testing.run(main)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which Trio puts its own in the place of
+    try:
+        testing.run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def test_a_handler_that_waits_leaves_the_post_to_others(cluster: Cluster, autojump_clock: Any) -> None:
