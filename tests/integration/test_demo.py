@@ -29,7 +29,7 @@ needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="watches 
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """Take back what a demo in this process did to signals: it goes on to ignore them, since a process would end now."""
+    """Take back what a demo in this process did to signals, which it ignores at its end: a process would end, too."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
