@@ -73,6 +73,8 @@ class Settings:
     max_credit_messages: int = attrs.field(default=1_024, validator=_count, metadata=_of("c"))
     #: Bytes of partial replies that may be on their way per request; while any is left, one message may overdraw it.
     credit_bytes: int = attrs.field(default=MIB, validator=_count, metadata=_of("c", "bytes"))
+    #: What that grows to, for a stream of which sixteen times as many were read.
+    max_credit_bytes: int = attrs.field(default=2 * MIB, validator=_count, metadata=_of("c", "bytes"))
     #: Bytes of partial replies that may be on their way or unread per connection.
     connection_credit: int = attrs.field(default=16 * MIB, validator=_count, metadata=_of("c", "bytes"))
     #: Requests that may wait in one service's queue.
@@ -153,6 +155,7 @@ class Overrides(TypedDict, total=False):
     credit_messages: int
     max_credit_messages: int
     credit_bytes: int
+    max_credit_bytes: int
     connection_credit: int
     queue_requests: int
     queue_bytes: int

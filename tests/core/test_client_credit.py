@@ -254,3 +254,45 @@ def test_a_stream_that_goes_on_may_be_ahead_by_a_part_of_what_was_read() -> None
         ahead.append(call.granted_messages + len(call.inbox))
         assert ahead[-1] <= max(4, min(read // 16, 20))
     assert (max(ahead[:63]), max(ahead[:200]), max(ahead)) == (4, 12, 20)
+
+
+def test_so_it_may_in_bytes() -> None:
+    credit = CreditBudget(Settings(credit_bytes=1_000, max_credit_bytes=5_000, connection_credit=10**6))
+    call = Call(c.Request(1, "s", 0, b"", 0, 0))
+    credit.open(call)
+    ahead = []
+    for read in range(1, 2_000):
+        while call.granted >= 100:
+            call.partials += 1
+            call.inbox.append(c.Partial(1, 0, bytes(100)))
+            credit.arrived(call, 100)
+        call.inbox.popleft()
+        if credit.taken(call, 100):
+            credit.grant(call)
+        ahead.append(call.granted + call.unread)
+        assert ahead[-1] <= max(1_000, min(100 * read // 16, 5_000))
+    assert (max(ahead[:160]), max(ahead)) == (1_000, 5_000)
+    assert max(ahead[:500]) == pytest.approx(500 * 100 / 16, rel=0.05)
+    credit.close(call)
+    credit.forget(call)
+    assert credit.left == 10**6
+
+
+def test_streams_that_go_on_share_what_there_is() -> None:
+    """Each may have twice the share by and by; together they never have more than the connection may."""
+    budget = 4 * MIB
+    credit = CreditBudget(Settings(connection_credit=budget))
+    calls = [Call(c.Request(id, "s", 0, b"", 0, 0)) for id in range(1, 33)]
+    for call in calls:
+        credit.open(call)
+    for _ in range(2_000):
+        for call in calls:
+            size = min(call.granted, 32 * 1024)
+            if size > 0:
+                call.partials += 1
+                call.inbox.append(c.Partial(call.id, 0, bytes(size)))
+                credit.arrived(call, size)
+            if call.inbox and credit.taken(call, len(call.inbox.popleft().body)):  # type: ignore[arg-type]
+                credit.grant(call)
+        assert sum(call.granted + call.unread for call in calls) == budget - credit.left <= budget
+    assert min(call.read_bytes for call in calls) > 0

@@ -76,6 +76,7 @@ class Call:
         outcome: the final reply or the error; None until it is there.
         granted: bytes of credit that the worker still has; below zero when it overdrew.
         window: messages that may be on their way or unread.
+        window_bytes: bytes that may be, of a stream; and how many of it were read, `read_bytes`.
         low: bytes of credit and unread replies, at or below which more credit is granted.
         unread: bytes in the inbox that count as unread.
         handed: the oldest in the inbox counts as read already.
@@ -85,6 +86,10 @@ class Call:
         waited_for: the caller waits for it now.
         waiter: belongs to the shell: whom to wake when there is news.
     """
+
+    #: Of streams alone.
+    window_bytes: int
+    read_bytes: int
 
     __slots__ = (
         "__weakref__",
@@ -104,6 +109,7 @@ class Call:
         "low",
         "outcome",
         "partials",
+        "read_bytes",
         "refused_by",
         "request",
         "retries",
@@ -115,6 +121,7 @@ class Call:
         "waited_for",
         "waiter",
         "window",
+        "window_bytes",
     )
 
     def __init__(self, request: c.Request, explicit_deadline: float | None = None, discards: bool = False) -> None:

@@ -16,7 +16,7 @@ from ..._wire import commands as c
 from ..shared import AHEAD
 from .call import Call
 
-#: A stream is granted this part of what is left, at most.
+#: A stream is granted this part of what is left, at most; twice as much when its window is twice as large.
 SHARE: Final = 16
 #: A stream whose credit a message has used up is granted more by this part of it.  So another message that is as large
 #: leaves some for the next, which is on its way while the reader has the first: 1 MiB each came by 15 % faster for it.
@@ -34,14 +34,19 @@ class CreditBudget:
         self._messages = settings.credit_messages
         self._most_messages = settings.max_credit_messages
         self._bytes = settings.credit_bytes
+        self._most_bytes = settings.max_credit_bytes
         self._spare = self._bytes // SPARE
         self.left = settings.connection_credit
 
     def open(self, call: Call) -> None:
         """Give a call that is about to be sent its first credit, and write it into the request."""
         call.granted_messages = call.window = self._messages
-        call.granted = self._target(call)
-        if not call.discards:
+        if call.discards:
+            call.granted = self._bytes
+        else:
+            call.window_bytes = self._bytes
+            call.read_bytes = 0
+            call.granted = self._target(call)
             self.left -= call.granted
         call.low = call.granted // 2
         call.request.messages, call.request.bytes = call.granted_messages, call.granted
@@ -67,6 +72,7 @@ class CreditBudget:
     def taken(self, call: Call, size: int) -> bool:
         """Count a partial reply that was read; tell whether what its stream has gets short."""
         call.unread -= size
+        call.read_bytes += size
         self.left += size
         return self._is_short(call)
 
@@ -93,15 +99,19 @@ class CreditBudget:
 
     def _target(self, call: Call) -> int:
         """Bytes that a call may have by now."""
-        return self._bytes if call.discards else max(1, min(self._bytes, self.left // SHARE))
+        if call.discards:
+            return self._bytes
+        window = call.window_bytes
+        return max(1, min(window, self.left * window // (SHARE * self._bytes)))
 
     def grant(self, call: Call) -> c.Credit:
         """Return more credit for a call."""
         read = call.partials - len(call.inbox) + call.handed
         if not call.discards:
             # 64 messages are used up in a fraction of the time that it takes to have more: one stream of 16 bytes each
-            # came at 75,000 a second, and with 1,024 at 270,000.
+            # came at 75,000 a second, and with 1,024 at 270,000.  So is 1 MiB in messages of 64 KiB: a quarter faster.
             call.window = max(self._messages, min(read // AHEAD, self._most_messages))
+            call.window_bytes = max(self._bytes, min(call.read_bytes // AHEAD, self._most_bytes))
         messages = max(call.window + read - call.partials - call.granted_messages, 0)
         spare = self._spare if call.granted <= self._spare else 0
         size = max(self._target(call) + spare - call.granted - call.unread, 0)
