@@ -80,7 +80,7 @@ async def test_bytes_are_credit_too(probe: Probe, autojump_clock: Any) -> None:
         for _ in range(100):
             await anext(stream)
         await trio.sleep(10)
-        assert 101 < probe.sent <= 101 + 4
+        assert 101 + 4 < probe.sent <= 101 + 7  # a sixteenth of what was read is 1.9 MB by now
 
 
 async def test_one_message_may_be_larger_than_all_the_credit(probe: Probe, autojump_clock: Any) -> None:
